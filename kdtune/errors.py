@@ -1,6 +1,6 @@
 """Errors whose text is written for users, and helpers that shorten other errors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 
@@ -57,16 +57,22 @@ def typed_first_line(error: Exception) -> str:
     return f"{name}: {first_line(error)}" if str(error).strip() else name
 
 
-def did_you_mean(unknown: str, known: Iterable[str]) -> str:
+def did_you_mean(
+    unknown: str, known: Iterable[str], aliases: Mapping[str, str] | None = None
+) -> str:
     """Suggest the known name that is most like an unknown one, or list all known names.
 
     Args:
         unknown: the name as the user wrote it.
         known: all names that exist.
+        aliases: names that others have for some of them.
 
     >>> did_you_mean("aplha", ["alpha", "beta"]), did_you_mean("zzz", ["alpha", "beta"])
     ("did you mean 'alpha'?", 'known are alpha, beta')
     """
-    names = list(known)
-    matches = get_close_matches(unknown, names, n=1)
-    return f"did you mean '{matches[0]}'?" if matches else f"known are {', '.join(names)}"
+    names, aliases = list(known), aliases or {}
+    meant = {**aliases, **{name: name for name in names}}
+    by_lower_case = {name.lower(): meant[name] for name in meant}
+    for match in get_close_matches(unknown.lower(), by_lower_case, n=1):
+        return f"did you mean '{by_lower_case[match]}'?"
+    return f"known are {', '.join(names)}"

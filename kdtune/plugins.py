@@ -52,6 +52,7 @@ class Registry(dict[str, V]):
         requirement: what an entry of a plug-in must be, for messages.
         is_valid: returns True if an entry of a plug-in meets the requirement.
         convert: makes the registry's entry from the plug-in's.
+        aliases: names that others have for some entries, for suggestions.
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class Registry(dict[str, V]):
         requirement: str = "",
         is_valid: Callable[[Any], bool] = callable,
         convert: Callable[[Any], V] = lambda value: value,
+        aliases: Mapping[str, str] | None = None,
     ):
         super().__init__(builtin)
         self.kind, self.attribute, self.requirement = kind, attribute, requirement
-        self.is_valid, self.convert = is_valid, convert
+        self.is_valid, self.convert, self.aliases = is_valid, convert, aliases
         self.providers: dict[str, Plugin] = {}
         """The plug-ins that define names."""
         PLUGINS.add_registry(self)
@@ -85,7 +87,7 @@ class Registry(dict[str, V]):
         """
         if (entry := self.find(name)) is None:
             load_errors = "".join(f"; {reason}" for reason in PLUGINS.broken.values())
-            suggestion = did_you_mean(name, [*self, *other_names])
+            suggestion = did_you_mean(name, [*self, *other_names], self.aliases)
             raise UserError(f"There is no {self.kind} '{name}'; {suggestion}{load_errors}")
         return entry
 

@@ -151,10 +151,8 @@ def test_the_teachers_targets_are_those_of_a_cpu(tmp_path, monkeypatch, batch_si
     pixels = np.random.default_rng(0).integers(0, 256, (300, 3, 32, 32), dtype=np.uint8)
     found = []
     for device in (CPU, GPU):
-        config, targets = (
-            make_config("fitnets", device=device),
-            TeacherTargets(copy.deepcopy(make_teacher()), 32),
-        )
+        config = make_config("fitnets", device=device)
+        targets = TeacherTargets(copy.deepcopy(make_teacher()), 32)
         targets.request(config, probe_stage_shapes(build_student(config, 10), 32))
         cache = ArrayCache(tmp_path / device.type)
         found.append(targets.load_or_compute(cache, pixels, {"kind": "x"}, "images", config))

@@ -1,13 +1,16 @@
 """Options of the command line; those of settings are made from the fields of the settings."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from functools import cache, partial, wraps
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 from click import Choice, option
+
+from kdtune.errors import UserError
+from kdtune.runtime.console import say, waiting
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -18,6 +21,9 @@ FLAG_NAMES = {
     "settings": "setting", "spaces": "space", "trackers": "tracker",
 }  # fmt: skip
 """Flags of settings that have another name."""
+
+ALL_IS_WELL = "All checks passed; nothing was trained."
+"""What a command prints at the end of a dry run."""
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -39,6 +45,42 @@ class SettingsCommand(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return all parameters, those for settings first."""
         return [*self._setting_options(), *super().get_params(ctx)]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse arguments; a setting that is given as a flag is answered with how to give it."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            has_settings = any(param.name == "settings" for param in self.get_params(ctx))
+            if has_settings and (advice := _setting_advice(error.option_name, words)):
+                raise click.UsageError(advice, ctx) from None
+            raise
+
+
+def _setting_advice(flag: str, words: list[str]) -> str | None:
+    """Return how to give a setting that was given as a flag; None for other flags.
+
+    Args:
+        flag: unknown, with its hyphens.
+        words: all words of the command.
+    """
+    from kdtune.config.train import ALIASES, METHOD_DEFAULTS, check_searchable
+
+    key = flag.lstrip("-").replace("-", "_")
+    key = ALIASES.get(key, key)
+    try:
+        check_searchable([key], METHOD_DEFAULTS)
+    except UserError:
+        return None
+    index = next(i for i, word in enumerate(words) if word.partition("=")[0] == flag)
+    value = words[index].partition("=")[2] or next(iter(words[index + 1 : index + 2]), "VALUE")
+    return f"No such option '{flag}'; did you mean '--setting {key}={value}'?"
+
+
+def provided_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that the user gave."""
+    return {key: value for key, value in flags.items() if value not in (None, ())}
 
 
 def sweep_options() -> Iterator[click.Option]:
@@ -201,7 +243,32 @@ output_format = option(
     "--format", "output_format", type=Choice(["table", "csv", "json", "markdown"]), default="table"
 )
 
+dry_run = option("--dry-run", is_flag=True, help="Check everything, and train nothing.")
+
 trust = option("--trust", is_flag=True, help="Open a .pt2 file, which can run any code.")
+
+
+def patient(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Let a command say what it does if that takes long.
+
+    Args:
+        what: it does, such as "reading the logs".
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def run(**arguments: Any) -> None:
+            with waiting(what):
+                command(**arguments)
+
+        return run
+
+    return decorate
+
+
+def teller(show: str) -> Callable[[str], None]:
+    """Return a function that writes lines to stderr, unless the user wants warnings alone."""
+    return (lambda line: None) if show == "quiet" else say
 
 
 def show(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,10 @@
 """Names of the built-in models and data sets; this module loads no torch."""
 
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
+from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
 
 MODEL_LIBRARIES = ("torchvision", "timm")
@@ -36,11 +39,40 @@ DATASET_NAMES: Registry[bool] = Registry(
 """Names of data sets; `kdtune.data.datasets` loads them."""
 
 
+SAMPLER_NAMES = ("auto", "tpe", "gp", "cmaes", "random", "qmc", "grid")
+"""Samplers by name; `kdtune.tuning.search.samplers` makes them."""
+
+
+def require_sampler_name(name: str) -> None:
+    """Raise a `UserError` if there is no sampler of a name; import paths are not checked."""
+    if "." not in name and name not in SAMPLER_NAMES:
+        hint = did_you_mean(name, SAMPLER_NAMES)
+        raise UserError(
+            f"There is no sampler '{name}'; {hint}; give one of your own as package.module.Name."
+        )
+
+
 def require_model_name(name: str) -> None:
     """Raise a `UserError` if there is no model of a name; names in libraries are not checked."""
     library, _, name_in_library = name.partition(":")
-    if not name_in_library or library not in MODEL_LIBRARIES:
-        MODEL_NAMES.require(name, [f"{library}:NAME" for library in MODEL_LIBRARIES])
+    if name_in_library and library in MODEL_LIBRARIES:
+        return
+    if MODEL_NAMES.find(name) is None and name.lower() not in map(str.lower, MODEL_NAMES):
+        for library in MODEL_LIBRARIES:
+            if name.lower() in _names_in_library(library):
+                meant = f"did you mean '{library}:{name.lower()}'?"
+                raise UserError(f"There is no model '{name}'; {meant}")
+    MODEL_NAMES.require(name, [f"{library}:NAME" for library in MODEL_LIBRARIES])
+
+
+def _names_in_library(library: str) -> set[str]:
+    """Return the names of a library's models, found in its source, since its import is slow."""
+    spec = find_spec(library)
+    if spec is None or spec.origin is None:
+        return set()
+    sources = (Path(spec.origin).parent / "models").glob("*.py")
+    pattern = re.compile(r"@register_model.*?\ndef (\w+)\(", re.DOTALL)
+    return {name for path in sources for name in pattern.findall(path.read_text("utf-8"))}
 
 
 def split_teacher(teacher: str) -> tuple[str | None, str]:

@@ -10,9 +10,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdtune.config import train
 from kdtune.config.data_forms import require_data
-from kdtune.config.names import require_model_name, split_teacher
+from kdtune.config.names import require_model_name, require_sampler_name, split_teacher
+from kdtune.config.ranges import is_range, parse_point, parse_range
 from kdtune.config.recipes import DEFAULT_RECIPE, RECIPES, join_student, split_student
-from kdtune.config.strengths import strengths_to_weights
+from kdtune.config.strengths import COUNTERPARTS, strengths_to_weights
 from kdtune.errors import UserError, did_you_mean
 from kdtune.units import parse_count, parse_duration
 
@@ -56,7 +57,12 @@ def _default_grace_period(validated: Mapping[str, Any]) -> int:
 def _split_commas(value: Any) -> Any:
     if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
         value = ",".join(value)
-    return [w.strip() for w in value.split(",") if w.strip()] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    words = [word.strip() for word in value.split(",")]
+    if value.strip() and not all(words):
+        raise ValueError("a name is empty: leave out the comma that is too much")
+    return [word for word in words if word]
 
 
 def _parse_trackers(value: Any) -> Any:
@@ -166,7 +172,14 @@ class SweepConfig(train.DataConfig):
         description="leave out students that take more milliseconds for an image, as measured",
     )
     baselines: bool = Field(True, description="also run the methods kd and student")
-    spaces: tuple[str, ...] = Field((), description="files with your own search spaces")
+    spaces: tuple[str, ...] = Field(
+        (),
+        description="files with your own search spaces, or a range in place of a space's own: "
+        "METHOD.SETTING=LOW:HIGH, LOW:HIGH:log, or A,B,C",
+    )
+    start: tuple[str, ...] = Field(
+        (), description="a point to try first: METHOD.SETTING=VALUE,SETTING=VALUE"
+    )
     plugins: tuple[str, ...] = Field(
         (), description="files with your own methods, models or data sets, which are run"
     )
@@ -292,7 +305,9 @@ class SweepConfig(train.DataConfig):
             train.METHOD_DEFAULTS.require(method)
         for model in self.models:
             require_model_name(model)
+        require_sampler_name(self.sampler)
         self._check_settings()
+        self._check_spaces()
         for setting in ("cpus_per_trial", "gpus_per_trial"):
             if isinstance(per_model := getattr(self, setting), Mapping):
                 for model in per_model.keys() - set(self.models):
@@ -307,6 +322,28 @@ class SweepConfig(train.DataConfig):
                 raise UserError(f"There is no file {path}.")
             if name is not None:
                 require_model_name(name)
+
+    def _check_spaces(self) -> None:
+        """Check ranges and start points, as far as that needs no Ray."""
+        for text in filter(is_range, self.spaces):
+            requested = parse_range(text)
+            self._check_for_method(f"The range {text}", requested.method, requested.setting)
+        for text in self.start:
+            method, point = parse_point(text)
+            self._check_for_method(f"The point {text}", method, *point)
+
+    def _check_for_method(self, what: str, method: str, *settings: str) -> None:
+        """Refuse another method than those of the sweep, and settings that cannot be searched."""
+        methods = dict.fromkeys(method for method, _ in self.cells())
+        if method not in methods:
+            suggestion = did_you_mean(method, methods)
+            raise UserError(f"{what} is for '{method}', not in this sweep; {suggestion}")
+        try:
+            train.check_searchable(settings, [method])
+        except UserError as error:
+            raise UserError(f"{what} is bad: {error}") from None
+        for setting in {*settings, *map(COUNTERPARTS.get, settings)} & self.settings.keys():
+            raise UserError(f"{what} is bad: the sweep's settings fix {setting}.")
 
     @property
     def data_source(self) -> train.DataSource:

@@ -146,7 +146,7 @@ class _BaseConfig(BaseModel):
         key, message = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
         match error["type"]:
             case "extra_forbidden":
-                suggestion = did_you_mean(ALIASES.get(key, key), cls.model_fields)
+                suggestion = did_you_mean(key, cls.model_fields, ALIASES)
                 return f"There is no setting '{key}'; {suggestion}"
             case "missing":
                 return f"The setting '{key}' is missing."
@@ -374,7 +374,7 @@ class TrainConfig(DataConfig):
         extra = {key: value for key, value in settings.items() if key not in cls.model_fields}
         for key in extra.keys() - method_defaults.keys():
             METHOD_DEFAULTS.require(method)  # the settings may be those of a missing method
-            suggestion = did_you_mean(ALIASES.get(key, key), [*cls.model_fields, *method_defaults])
+            suggestion = did_you_mean(key, [*cls.model_fields, *method_defaults], ALIASES)
             raise ValueError(f"There is no setting '{key}'; {suggestion}")
         if method_defaults:
             definitions = tuple((key, type(v), v) for key, v in method_defaults.items())
@@ -433,6 +433,7 @@ METHOD_DEFAULTS: Registry[SettingValues] = Registry(
     "a class whose SETTINGS, if any, are numbers, words, True or False by names that are free",
     _has_valid_settings,
     lambda method: dict(getattr(method, "SETTINGS", {})),
+    {info.class_path.partition(":")[2]: name for name, info in BUILTIN_METHODS.items()},
 )
 """Default settings by method: fields of `TrainConfig`, and settings of the method alone."""
 
@@ -477,4 +478,5 @@ def check_searchable(keys: Collection[str], methods: Iterable[str]) -> None:
         if key in _NOT_SEARCHABLE:
             raise UserError(f"The setting '{key}' {_NOT_SEARCHABLE[key]}.")
         if key not in searchable:
-            raise UserError(f"There is no setting '{key}'; {did_you_mean(str(key), searchable)}")
+            suggestion = did_you_mean(str(key), searchable, ALIASES)
+            raise UserError(f"There is no setting '{key}'; {suggestion}")

@@ -46,11 +46,8 @@ def augment_images(images: Tensor, seeds: Sequence[int], name: str = "standard")
         seeds: seed of each image [B].
         name: one of `AUGMENTATIONS`.
     """
-    augmented, generator = (
-        torch.empty_like(images, pin_memory=images.is_pinned()),
-        torch.Generator(),
-    )
-    augment = AUGMENTATIONS[name]
+    augmented = torch.empty_like(images, pin_memory=images.is_pinned())
+    augment, generator = AUGMENTATIONS[name], torch.Generator()
     for i, seed in enumerate(seeds):
         augmented[i] = augment(images[i], generator.manual_seed(seed))
     return augmented

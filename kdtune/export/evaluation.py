@@ -1,6 +1,7 @@
 """Evaluation of a network in a file on labelled images, and its predictions for single ones."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from kdtune.config.train import DataSource
 from kdtune.data.batches import EVALUATION_BATCH_SIZE
 from kdtune.data.decoding import decode_images
+from kdtune.data.image_files import list_images
 from kdtune.data.splits import Split
 from kdtune.data.transforms import normalise
 from kdtune.errors import BadImagesError, UserError
@@ -82,7 +84,7 @@ def evaluate_file(
     Args:
         path: the network's file, see `open_network`.
         data_dir: a folder, or the name of a data set.
-        split: ``train``, ``validation`` or ``test``.
+        split: ``train``, ``validation`` or ``test``, or ``all`` for all images.
         trust: open a file that may run code, too.
         skip_bad_images: leave out images that cannot be read.
         cache_gb: size of the node's cache in GB.
@@ -101,13 +103,15 @@ def evaluate_file(
             f"{data_dir} does not have the classes of {printable_path(path)}: "
             f"{problem or 'they are in another order'}."
         )
-    if split not in data.splits:
+    splits = [*data.splits] if split == "all" else [split]
+    if split not in (*data.splits, "all"):
         raise UserError(f"{data_dir} has no {split} images; give another --split.")
+    if split in data.cut_splits:
+        say(f"the {split} images were cut from the others of {data_dir}; --split all takes all")
     decoded = open_decoded_dataset(data, size, cache_gb)
-    require_room(decoded, [split])
-    return _build_evaluation(
-        network, decoded.pixels(split), torch.tensor(data.splits[split].labels)
-    )
+    require_room(decoded, splits)
+    labels = torch.cat([torch.tensor(data.splits[name].labels) for name in splits])
+    return _build_evaluation(network, [decoded.pixels(name) for name in splits], labels)
 
 
 def _normalise(network: OpenedNetwork, pixels: np.ndarray) -> Tensor:
@@ -119,8 +123,13 @@ def _compute_logits(network: OpenedNetwork, pixels: np.ndarray, batch_size: int)
     return torch.cat([network.logits(_normalise(network, batch)) for batch in batches])
 
 
-def _build_evaluation(network: OpenedNetwork, pixels: np.ndarray, labels: Tensor) -> Evaluation:
-    logits = _compute_logits(network, pixels, EVALUATION_BATCH_SIZE)
+def _build_evaluation(
+    network: OpenedNetwork, splits: Sequence[np.ndarray], labels: Tensor
+) -> Evaluation:
+    logits = torch.cat(
+        [_compute_logits(network, pixels, EVALUATION_BATCH_SIZE) for pixels in splits]
+    )
+    pixels = splits[0]
     names, predicted = network.description.classes, logits.argmax(1)
     probabilities = logits.double().softmax(1).numpy()
     matrix = confusion_matrix(labels.numpy(), predicted.numpy(), labels=range(len(names)))
@@ -199,6 +208,22 @@ def write_confusion_figure(evaluation: Evaluation, path: Path) -> None:
         raise UserError(f"{printable_path(path)} cannot be written: {error.strerror}.") from None
 
 
+def find_images_to_classify(paths: Sequence[Path]) -> list[Path]:
+    """Return files, and in place of each folder the images in it, at any depth."""
+    images = []
+    for path in paths:
+        if path.is_dir():
+            found = list_images(path, Counter())
+            if not found:
+                raise UserError(f"There are no images in {printable_path(path)}.")
+            images += found
+        elif path.is_file():
+            images.append(path)
+        else:
+            raise UserError(f"There is no file {printable_path(path)}.")
+    return images
+
+
 def predict_images(
     path: Path, images: Sequence[Path], top: int = 3, trust: bool = False
 ) -> pd.DataFrame:
@@ -206,15 +231,13 @@ def predict_images(
 
     Args:
         path: the network's file, see `open_network`.
-        images: files.
+        images: files, and folders whose images are taken at any depth.
         top: number of classes per image, the likeliest first.
         trust: open a file that may run code, too.
     """
     network = open_network(path, trust)
     classes, size = network.description.classes, network.description.image_size
-    for image in images:
-        if not image.is_file():
-            raise UserError(f"There is no file {printable_path(image)}.")
+    images = find_images_to_classify(images)
     try:
         split = Split(images, [0] * len(images), network.description.rendering)
         pixels = decode_images(split, size)

@@ -121,6 +121,20 @@ class SweepFolder:
         """
         return self.path / "best" / f"{file_stem(method, model)}{suffix}"
 
+    def is_sweep(self) -> bool:
+        """Return True if the folder is a sweep's, and not one that is being made or removed."""
+        return not self.path.name.startswith(".") and self.log_path.is_file()
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it, unless a driver runs the sweep."""
+        self.require_log()
+        if self.path.is_symlink():
+            raise UserError(f"{self.path} is a link; remove the folder that it leads to.")
+        with self.locked():
+            doomed = self.path.with_name(f".{self.path.name}.{os.getpid()}.removed")
+            self.path.rename(doomed)
+        shutil.rmtree(doomed)
+
     def require_log(self) -> None:
         if not self.path.is_dir():
             raise UserError(f"There is no folder {self.path}.")

@@ -2,7 +2,14 @@
 
 import os
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+FIRST_WORD_SECONDS, NEXT_WORD_SECONDS = 2.0, 5.0
+"""Seconds of silence before `waiting` says what takes long, and between its further lines."""
 
 
 def printable(text: str) -> str:
@@ -13,6 +20,34 @@ def printable(text: str) -> str:
 def say(text: str) -> None:
     """Print a line to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def waiting(what: str, say: Callable[[str], None] = say) -> Iterator[None]:
+    """Say what takes long while the block runs; nothing if it ends within two seconds.
+
+    In a file, where nobody waits, it is said once.
+
+    Args:
+        what: is done, such as "loading PyTorch".
+        say: takes a line.
+    """
+    ended, started_at = threading.Event(), time.monotonic()
+
+    def report() -> None:
+        if ended.wait(FIRST_WORD_SECONDS):
+            return
+        say(what)
+        while sys.stderr.isatty() and not ended.wait(NEXT_WORD_SECONDS):
+            say(f"{what}: {time.monotonic() - started_at:.0f} s so far")
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def printable_path(path: str | Path) -> str:

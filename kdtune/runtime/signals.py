@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM while trials run: running epochs finish first."""
 
 import math
+import os
 import signal
 import threading
 import time
@@ -10,7 +11,14 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import NoReturn, Self
 
+from kdtune.runtime.console import say
 from kdtune.units import format_duration
+
+EXIT_TERMINATED = 128 + signal.SIGTERM
+"""Exit code after SIGTERM."""
+
+OVERDUE_SECONDS = 5.0
+"""Seconds after the grace time; with its default, a process ends before Slurm kills it at 30 s."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -58,12 +66,20 @@ class InterruptHandler:
     """Context manager in which Ctrl-C and SIGTERM stop a sweep gracefully.
 
     The first Ctrl-C or SIGTERM requests a stop; a further signal, or the end of the grace time
-    after SIGTERM, stops at once. A no-op outside the main thread.
+    after SIGTERM, stops at once. So does the first one if no running epoch is worth to be
+    finished. A no-op outside the main thread.
     """
 
     shutdown_grace: float
     """Seconds to finish running epochs after SIGTERM."""
     say: Callable[[str], None]
+    has_progress: Callable[[], bool] = lambda: True
+    """Returns True if a running trial has finished an epoch; else there is nothing to keep."""
+    last_words: Callable[[], str] | None = None
+    """Returns what is said if the process is still alive some seconds after the grace time.
+
+    Then it ends: a SIGTERM may have ended Ray as well, for which Ray's calls wait a minute.
+    """
     stop_requested: bool = field(default=False, init=False)
     """True if the sweep must stop when the running epochs are finished."""
     terminated: bool = field(default=False, init=False)
@@ -80,16 +96,28 @@ class InterruptHandler:
             raise Terminated
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self.stop_requested:
-            raise Terminated if signum == signal.SIGTERM else KeyboardInterrupt
-        self.stop_requested = True
-        if signum == signal.SIGTERM:
+        is_sigterm = signum == signal.SIGTERM
+        if is_sigterm and not self.terminated:
             self.terminated = True
             self._deadline = time.monotonic() + self.shutdown_grace
+            if self.last_words is not None:
+                threading.Thread(target=self._end_process, daemon=True).start()
+        if self.stop_requested or not self.has_progress():
+            self.stop_requested = True
+            raise Terminated if is_sigterm else KeyboardInterrupt
+        self.stop_requested = True
+        if is_sigterm:
             grace = format_duration(self.shutdown_grace)
             self.say(f"SIGTERM: finishing the running epochs, for at most {grace}")
         else:
             self.say("finishing the running epochs; Ctrl-C again stops at once")
+
+    def _end_process(self) -> None:
+        """End a process that is still alive when others would kill it."""
+        time.sleep(self.shutdown_grace + OVERDUE_SECONDS)
+        assert self.last_words is not None
+        say(f"kdtune: interrupted: {self.last_words()}")
+        os._exit(EXIT_TERMINATED)
 
     def __enter__(self) -> Self:
         for signum in (signal.SIGINT, signal.SIGTERM):

@@ -11,12 +11,16 @@ from kdtune.plugins import PLUGINS
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.environment import describe_environment
 from kdtune.storage.files import read_yaml
-from kdtune.training.run import find_run_data, run_training
+from kdtune.training.run import RunWatch, check_run, find_run_data, run_training
 from kdtune.training.teacher import teacher_sha256
 
 
 def train_from_file(
-    path: Path, threads: int | None = None, recipe: str | None = None
+    path: Path,
+    threads: int | None = None,
+    recipe: str | None = None,
+    dry_run: bool = False,
+    watch: RunWatch | None = None,
 ) -> dict[str, Any]:
     """Train once with the settings of a YAML file.
 
@@ -26,6 +30,8 @@ def train_from_file(
         path: of the file.
         threads: CPU threads of torch; None for as many as the file records, or torch's default.
         recipe: gives the settings that the file leaves out; None for the file's own recipe.
+        dry_run: check everything, train nothing, and return nothing.
+        watch: see `run_training`.
 
     Returns:
         The results of `run_training`; ``recorded_accuracy``, None if there is none or if settings
@@ -43,10 +49,13 @@ def train_from_file(
     if not isinstance(threads, int) or threads < 1:
         raise UserError(f"{path}: threads cannot be {threads!r}; give a whole number above 0.")
     torch.set_num_threads(threads)
+    if dry_run:
+        check_run(config)
+        return {}
     recorded = provenance.get("best_validation_accuracy")
     if provenance.get("settings_sha256") != hash_settings(settings):
         recorded = None  # the file was edited: what it records is another run's
-    result = run_training(config)
+    result = run_training(config, watch=watch)
     causes = []
     if recorded not in (None, result["best_accuracy"]):
         causes = _explain_difference(config, provenance, result["training_history"][-1])

@@ -1,10 +1,13 @@
 """A single run: checks of its settings and data, training, test, and its files."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from kdtune.config.train import (
@@ -15,6 +18,7 @@ from kdtune.config.train import (
     layer_names,
 )
 from kdtune.data.batches import Batch, TrainingBatches, describe_left_out
+from kdtune.data.decoding import decode_images
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
 from kdtune.data.splits import ImageData
 from kdtune.data.transforms import normalise
@@ -22,8 +26,10 @@ from kdtune.errors import UserError
 from kdtune.methods import METHODS
 from kdtune.models import count_classes, probe, require_model
 from kdtune.models.checkpoints import read_checkpoint
-from kdtune.runtime.console import say
-from kdtune.training.epoch import evaluate
+from kdtune.models.on_device import pick_device
+from kdtune.runtime.console import say, waiting
+from kdtune.runtime.device import gpu_name
+from kdtune.training.epoch import OnStep, evaluate
 from kdtune.training.epoch_data import find_data, open_single_run
 from kdtune.training.loop import fit
 from kdtune.training.maps import MAX_IMAGES
@@ -37,7 +43,21 @@ CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {
 }  # fmt: skip
 """Settings that may change when a run is resumed."""
 
+PREPARING = "decoding images, and computing the teacher's targets if there is one"
+
 Loaders = Mapping[str, Loader | None]
+
+
+class RunWatch(NamedTuple):
+    """Functions that follow a run.
+
+    Attributes:
+        say: takes lines about what is built, and about each epoch.
+        on_step: called after each training step; None if not needed.
+    """
+
+    say: Callable[[str], None] = say
+    on_step: OnStep | None = None
 
 
 def run_training(
@@ -45,6 +65,7 @@ def run_training(
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
+    watch: RunWatch | None = None,
 ) -> dict[str, Any]:
     """Train once and write the run's files.
 
@@ -58,6 +79,7 @@ def run_training(
         train_loader: batches (images, labels), a re-iterable; None uses `config.data_dir`.
         val_loader: likewise. With a `train_loader` alone the last epoch counts as the best.
         test_loader: likewise, optional, and read once, at the end.
+        watch: takes the lines and the steps of the run; None writes the lines to stderr.
 
     Returns:
         ``model`` (weights of the best validation epoch, eval mode), ``teacher_model`` or None,
@@ -66,6 +88,7 @@ def run_training(
         ``balanced_accuracy``, or None without test images), ``config`` (complete),
         ``experiment_name``.
     """
+    watch = watch or RunWatch()
     METHODS.require(config.method)
     require_model(config.model)
     if train_loader is not None:
@@ -76,6 +99,8 @@ def run_training(
     data = None
     if train_loader is None:
         data = find_run_data(config)
+        for line in data.describe():
+            watch.say(line)
         config = config.model_copy(update={"bit_depth": data.rendering.bit_depth})
     classes = data.classes if data is not None else class_names(train_loader)
     loaders = {"train_loader": train_loader, "val_loader": val_loader, "test_loader": test_loader}
@@ -89,13 +114,20 @@ def run_training(
     if checkpoint is not None:
         has_validation = data is not None or val_loader is not None
         _validate_resume(checkpoint, resumed_from, config, classes, has_validation)
-    batches = open_run_batches(config, data, teacher, classes, loaders)
+    with waiting(PREPARING, watch.say):
+        batches = open_run_batches(config, data, teacher, classes, loaders, watch.say)
     sample_images = _check_first_batches(batches)
     if teacher is not None:
         logits, _ = probe(teacher, normalise(sample_images))
         require_finite(config, {"logits": logits.cpu().numpy()})
     history = checkpoint["history"] if checkpoint is not None else []
-    files = RunFiles(config, classes, teacher, sample_images, resumed_from, history)
+    files = RunFiles(config, classes, teacher, sample_images, resumed_from, history, watch.say)
+
+    def on_step(epoch: int, step: int, loss: Tensor) -> None:
+        files.log_step(epoch, step, loss)
+        if watch.on_step is not None:
+            watch.on_step(epoch, step, loss)
+
     epochs = fit(
         config,
         batches.train,
@@ -104,11 +136,13 @@ def run_training(
         class_counts=batches.class_counts,
         teacher=teacher,
         resume=checkpoint["training"] if checkpoint is not None else None,
-        on_step=files.log_step,
+        on_step=on_step,
     )
     with files:
         if teacher is None and METHODS[config.method].uses_teacher:
             files.say("No teacher: the terms of alpha and beta are absent.")
+        if data is not None:
+            files.say(describe_start(config, len(data.train)))
         for result in epochs:
             files.save_epoch(result)
         model = result.student
@@ -128,6 +162,31 @@ def run_training(
         }
         files.write_summary(summary)
     return {"model": model.eval(), "teacher_model": teacher, **summary}
+
+
+def check_run(config: TrainConfig) -> None:
+    """Check a run as `run_training` does, on a few images; nothing is trained or written.
+
+    Args:
+        config: the run's settings.
+    """
+    METHODS.require(config.method)
+    require_model(config.model)
+    data, teacher = find_run_data(config), None
+    for line in data.describe():
+        say(line)
+    few = data.validation.select(range(min(MAX_IMAGES, len(data.validation))))
+    pixels = torch.from_numpy(decode_images(few, config.image_size))
+    if config.teacher_model is not None:
+        layers, size = layer_names(config.teacher_layers), config.image_size
+        teacher = load_teacher(config.teacher_model, data.classes, size, layers=layers, say=say)
+        logits, _ = probe(teacher, normalise(pixels))
+        require_finite(config, {"logits": logits.cpu().numpy()})
+    if config.resume is not None:
+        checkpoint = read_checkpoint(config.resume)
+        _validate_resume(checkpoint, config.resume, config, data.classes, has_validation=True)
+    counts = np.bincount(data.train.labels, minlength=len(data.classes)).tolist()
+    fit(config, (), None, num_classes=len(data.classes), class_counts=counts, teacher=teacher)
 
 
 def _name_run(config: TrainConfig, checkpoint: dict[str, Any] | None) -> TrainConfig:
@@ -176,6 +235,22 @@ def _numbered_classes(
         for _, labels, _ in CheckedLoader(loader, name)
     )
     return tuple(map(str, range(max(labels) + 1)))
+
+
+def describe_start(config: TrainConfig, num_images: int) -> str:
+    """Return what is going to be trained, and on what device.
+
+    Args:
+        config: the run's settings.
+        num_images: number of training images.
+    """
+    device = pick_device(config.device)
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    steps = math.ceil(num_images / config.batch_size)
+    return (
+        f"{config.model} on {gpu_name(device) or device.type}{threads}: at most {config.epochs} "
+        f"epochs of {steps} steps; * marks the best epoch so far"
+    )
 
 
 class RunBatches(NamedTuple):

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,7 @@ class RunFiles:
     Attributes:
         sample_images: images on which student and teacher are drawn, [B, 3, H, W].
         last_checkpoint: path of the newest, or of the one that is resumed.
+        print_line: takes each line of the log.
     """
 
     config: TrainConfig
@@ -33,6 +35,7 @@ class RunFiles:
     sample_images: Tensor
     last_checkpoint: str | None
     history: list[dict[str, Any]]
+    print_line: Callable[[str], None] = say
 
     def __post_init__(self) -> None:
         self.stem, self.log_dir = str(self.config.experiment_name), Path(self.config.log_dir)
@@ -59,7 +62,7 @@ class RunFiles:
 
     def say(self, text: str) -> None:
         """Print a line, and write it to the log."""
-        say(text)
+        self.print_line(text)
         with open(self.log_dir / f"{self.stem}.log", "a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 

@@ -11,15 +11,19 @@ from kdtune.errors import UserError
 from kdtune.models import build_model, require_model
 from kdtune.models.checkpoints import save_model
 from kdtune.models.pretrained import load_pretrained
-from kdtune.runtime.console import say
+from kdtune.runtime.console import say, waiting
 from kdtune.storage.files import make_folder
-from kdtune.training.epoch import evaluate
+from kdtune.training.epoch import OnStep, evaluate
 from kdtune.training.loop import fit
-from kdtune.training.run import find_run_data, open_run_batches
+from kdtune.training.run import describe_start, find_run_data, open_run_batches
 
 
 def train_teacher(
-    config: TrainConfig, out: Path, say: Callable[[str], None] = say, threads: int | None = None
+    config: TrainConfig,
+    out: Path,
+    say: Callable[[str], None] = say,
+    threads: int | None = None,
+    on_step: OnStep | None = None,
 ) -> dict[str, Any]:
     """Train a network with the method ``student`` and save its best weights.
 
@@ -29,6 +33,7 @@ def train_teacher(
             ``<out>.partial.pth``.
         say: takes lines about each epoch and about what is built.
         threads: CPU threads of torch; None for torch's default.
+        on_step: called after each training step.
 
     Returns:
         ``validation_accuracy`` and ``test_accuracy`` (None without test images), shares of 1
@@ -48,15 +53,22 @@ def train_teacher(
     if config.weights is not None:  # refused, if at all, before images are decoded
         model = build_model(config.model, len(classes), config.image_size)
         say(load_pretrained(model, config.model, config.weights, len(classes)))
-    train, validation, test, class_counts = open_run_batches(
-        config, data, None, data.classes, {}, say
-    )
+    with waiting("decoding images", say):
+        batches = open_run_batches(config, data, None, data.classes, {}, say)
+    train, validation, test, class_counts = batches
     metadata: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial_path = out.with_name(f"{out.stem}.partial{out.suffix}")
+    say(describe_start(config, len(data.train)))
+    epochs = fit(
+        config,
+        train,
+        validation,
+        num_classes=len(classes),
+        class_counts=class_counts,
+        on_step=on_step,
+    )
     try:
-        for result in fit(
-            config, train, validation, num_classes=len(classes), class_counts=class_counts
-        ):
+        for result in epochs:
             say(result.describe(config))
             if result.is_best:
                 save_model(partial_path, result.student, **metadata, epoch=result.epoch)

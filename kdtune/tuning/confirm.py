@@ -21,6 +21,7 @@ from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.log_tables import trials_table
 from kdtune.reports.tables.looks import LAST_LOOK, SCHEDULE
 from kdtune.reports.tables.sentences import describe_detectable_difference
+from kdtune.runtime.console import waiting
 from kdtune.runtime.signals import raise_on_sigterm
 from kdtune.storage.files import atomic_write
 from kdtune.tuning.cluster.placement import Slots
@@ -118,7 +119,9 @@ class _ConfirmSession:
         trial_ids = chain.from_iterable(history.candidates.values())
         configs = [history.trial_configs[trial_id] for trial_id in trial_ids]
         openings = self.folder.load_opening_events()[-1], self.earlier_opening
-        self.prepared = prepare_confirmation(history.sweep, *openings, configs, new_candidates)
+        inputs = history.sweep, *openings, configs, new_candidates
+        with waiting("checking data, teacher and networks", self.screen.say):
+            self.prepared = prepare_confirmation(*inputs)
         self.sweep = self.prepared.sweep
         self.policy = ConfirmPolicy(self.sweep, history.trial_configs, say=self.screen.warn)
         self.confirmed_weights = ConfirmedWeights(self.folder, workplace.checkpoint_storage)
@@ -150,7 +153,8 @@ class _ConfirmSession:
                     log.append(opening_event)  # runs that crashed run again
                 if self._has_work() or is_open:
                     verbose, warn = self.screen.show == "verbose", self.screen.warn
-                    with ray_session(self.sweep.address, verbose, warn), raise_on_sigterm():
+                    says = verbose, warn, self.screen.say
+                    with ray_session(self.sweep.address, *says), raise_on_sigterm():
                         self._run_choose_test(log, find_slots(self.sweep, warn))
                 else:
                     self.driver.flush_trackers()
@@ -178,7 +182,8 @@ class _ConfirmSession:
         say, shared_inputs = self.screen.say, self.prepared.shared_inputs
         for line in self._describe_plan(slots):
             say(line)
-        shared_inputs.warm_cache(slots, say)
+        with waiting("preparing what all runs share", say):
+            shared_inputs.warm_cache(slots, say)
         targets = shared_inputs.target_requests
         slots = choose_gpu_sharing(self.sweep, slots, self._example_configs, targets, say)
         self._profile_students(log, slots)

@@ -5,9 +5,12 @@ the trials that had not ended; a new sweep is one whose log has an opening event
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from kdtune.config.sweep import CONFIRM_FIELDS, NOT_FROM_LOG, SweepConfig
 from kdtune.errors import RunError
@@ -26,9 +29,10 @@ from kdtune.reports.tables.all_tables import load_sweep_tables
 from kdtune.reports.tables.learning import describe_chance, learning_sentences
 from kdtune.reports.tables.sentences import describe_detectable_difference
 from kdtune.reports.text.plan import plan_text
+from kdtune.runtime.console import waiting
 from kdtune.storage.files import write_text, write_yaml
-from kdtune.tuning.cluster.placement import Slots
-from kdtune.tuning.cluster.session import find_slots, ray_session
+from kdtune.tuning.cluster.placement import Node, Slots
+from kdtune.tuning.cluster.session import LOCAL_ADDRESS, find_slots, ray_session, resolve_address
 from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.display.progress import Goal
 from kdtune.tuning.display.screen import Screen
@@ -44,6 +48,8 @@ from kdtune.tuning.search.samplers import describe_sampler
 from kdtune.tuning.search.warm_start import Earlier
 from kdtune.tuning.trials.best_weights import CheckpointCleanup
 from kdtune.units import format_duration
+
+_CHECKING = "checking data, teacher, networks and spaces"
 
 
 def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False) -> SweepFolder:
@@ -67,9 +73,10 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
         require_local_address(requested)
     folder = SweepFolder(RESULTS_FOLDER / requested.name)
     folder.raise_if_exists()
-    prepared = prepare_sweep(requested, requested.spaces)
+    with waiting(_CHECKING, screen.say):
+        prepared = prepare_sweep(requested, requested.spaces)
     sweep, warm_start_events = prepared.sweep, prepared.load_warm_start_events()
-    with ray_session(sweep.address, screen.show == "verbose", screen.warn):
+    with ray_session(sweep.address, screen.show == "verbose", screen.warn, screen.say):
         with synced_to(folder, sweep.storage, True, screen.warn) as remote_sync:
             command = f"kdtune resume {folder.path}{resume_flags(sweep)}"
             session = _SearchSession(Workplace(folder, screen, command, remote_sync), prepared)
@@ -80,6 +87,30 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
                 session.run(log, slots)
         session.confirm({key: getattr(sweep, key) for key in NOT_FROM_LOG if getattr(sweep, key)})
     return folder
+
+
+def check_sweep(config: Mapping[str, Any], show: str = "live") -> None:
+    """Check a sweep as `run_sweep` does, and show what it would do; nothing is trained or kept.
+
+    Ray is not started, so only a sweep on this machine has its slots checked.
+
+    Args:
+        config: settings of `SweepConfig`.
+        show: as for `run_sweep`.
+    """
+    screen, requested = Screen(show), SweepConfig.parse(config)
+    folder = SweepFolder(RESULTS_FOLDER / requested.name)
+    folder.raise_if_exists()
+    with waiting(_CHECKING, screen.say):
+        prepared = prepare_sweep(requested, requested.spaces)
+    session = _SearchSession(Workplace(folder, screen), prepared)
+    warm_starts = prepared.load_warm_start_events()
+    slots = None
+    if resolve_address(requested.address) == LOCAL_ADDRESS:
+        machine = [Node("here", os.cpu_count() or 1, torch.cuda.device_count())]
+        slots = find_slots(prepared.sweep, screen.warn, lambda: machine)
+    for line in (*session.describe(slots), *(f"{e.cell_name}: {e.reason}" for e in warm_starts)):
+        screen.say(line)
 
 
 def resume_sweep(
@@ -99,7 +130,9 @@ def resume_sweep(
     with synced_to(folder, storage, False, screen.warn) as remote_sync, folder.locked_existing():
         earlier_opening = folder.load_opening_events()[-1]
         requested = build_resume_config(earlier_opening, changes)
-        prepared = prepare_sweep(requested, tuple(changes.get("spaces", ())), earlier_opening)
+        space_files = tuple(changes.get("spaces", ()))
+        with waiting(_CHECKING, screen.say):
+            prepared = prepare_sweep(requested, space_files, earlier_opening)
         command = f"kdtune resume {folder.path}{resume_flags(prepared.sweep)}"
         session = _SearchSession(Workplace(folder, screen, command, remote_sync), prepared)
         opening_event = prepared.opening_event
@@ -112,7 +145,7 @@ def resume_sweep(
                 session.finish(log)
             else:
                 address, verbose = prepared.sweep.address, screen.show == "verbose"
-                with ray_session(address, verbose, screen.warn):
+                with ray_session(address, verbose, screen.warn, screen.say):
                     slots, opening_event = session.prepare_slots()
                     log.append(opening_event)
                     session.run(log, slots)
@@ -149,13 +182,14 @@ class _SearchSession:
         """Find the slots, build what the first epoch needs, and choose how trials share GPUs."""
         slots = find_slots(self.sweep, self.screen.warn)
         reasons = (f"{event.cell_name}: {event.reason}" for event in warm_starts)
-        for line in (*self._describe(slots), *reasons):
+        for line in (*self.describe(slots), *reasons):
             self.screen.say(line)
         shared_inputs, before = self.prepared.shared_inputs, self.prepared.opening_event
         is_new = isinstance(before, SweepStarted)
-        built = shared_inputs.warm_cache(slots, self.screen.say, check_teacher=is_new)
-        for line in self.prepared.describe_unscaled_strengths():
-            self.screen.say(line)
+        with waiting("preparing what all trials share", self.screen.say):
+            built = shared_inputs.warm_cache(slots, self.screen.say, check_teacher=is_new)
+            for line in self.prepared.describe_unscaled_strengths():
+                self.screen.say(line)
         opening_event = self.prepared.opening_after(built)
         if (check := shared_inputs.teacher_check) is not None and before.teacher is not None:
             self.screen.say(f"teacher {before.teacher.model}: {check.describe()}")
@@ -174,7 +208,8 @@ class _SearchSession:
         self.screen.say(plan_text(plan, "table"))
         return plan
 
-    def _describe(self, slots: Slots) -> Iterator[str]:
+    def describe(self, slots: Slots | None) -> Iterator[str]:
+        """Yield lines about the sweep; without slots, none about these."""
         yield from self.prepared.shared_inputs.decoded.data.describe()
         sweep, num_cells = self.sweep, len(self.sweep.cells())
         budget = [f"{sweep.trials} trials each"] if sweep.trials is not None else []
@@ -185,9 +220,10 @@ class _SearchSession:
         equal_shares = f"; every cell gets the same {sweep.balance_by}" * (num_cells > 1)
         cells = f"{num_cells} cell{'s' * (num_cells > 1)}, {', '.join(budget)}"
         yield f"{cells}, at most {sweep.epochs} epochs per trial{equal_shares}"
-        rule = f"{self.policy.stopping.describe_rule()}; {slots.count} trials at once"
+        at_once = f"; {slots.count} trials at once" if slots is not None else ""
+        rule = f"{self.policy.stopping.describe_rule()}{at_once}"
         yield f"{describe_sampler(sweep.sampler)} proposes; {rule}"
-        if not slots.is_uniform_cpu_only:
+        if slots is not None and not slots.is_uniform_cpu_only:
             yield slots.describe_resources()
         yield from (*self.prepared.left_out, *self.prepared.shared_inputs.pooling_lines)
         opening_event = self.prepared.opening_event

@@ -7,12 +7,13 @@ import sys
 import pytest
 import yaml
 from click.testing import CliRunner
+from command_line import REPORT_IMPORTS
 from event_logs import make_space, sweep_opening, trial_events, write_log
 from report_sweeps import PROFILE, one_method
 from small_runs import write_digits
 from sweep_folders import write_sweep_folder
 
-from kdtune.cli.commands import cli, main
+from kdtune.cli.commands import cli
 from kdtune.config.sweep import SweepConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.folders import find_images
@@ -21,32 +22,10 @@ from kdtune.log.folder import SweepFolder
 from kdtune.storage.array_cache import ArrayCache
 
 
-@pytest.fixture
-def kdtune(tmp_path, monkeypatch, capsys):
-    """Run a command in an empty folder; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["kdtune", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return run
-
-
 @pytest.mark.parametrize("command", [(), *((name,) for name in cli.commands)])
 def test_help(command):
     result = CliRunner().invoke(cli, [*command, "--help"])
     assert result.exit_code == 0 and "Usage:" in result.output
-
-
-REPORT_IMPORTS = "import atexit, sys; from kdtune.cli.commands import main; atexit.register(\
-    lambda: print({'torch', 'ray', 'pandas', 'optuna'} & set(sys.modules), file=sys.stderr)\
-); main()"
 
 
 @pytest.mark.parametrize(
@@ -66,6 +45,26 @@ REPORT_IMPORTS = "import atexit, sys; from kdtune.cli.commands import main; atex
         ("teacher --data digits --background nocolour --out t.pth", 2, "background cannot be"),
         ("resume nowhere", 2, "There is no folder nowhere"),
         ("train no.yaml", 2, "File 'no.yaml' does not exist"),
+        ("sweep --name x --data digits --lr 0.1", 2, "did you mean '--setting lr=0.1'?"),
+        ("sweep --name x --data digits --learning-rate=0.1", 2, "'--setting lr=0.1'?"),
+        ("teacher --data digits --out t.pth --momentum 0", 2, "'--setting momentum=0'?"),
+        ("sweep --name x --data digits --temperature", 2, "'--setting temperature=VALUE'?"),
+        ("sweep --name x --data digits --nonsense 1", 2, "No such option '--nonsense'"),
+        ("sweep --name x --data digits --setting learning_rate=1", 2, "did you mean 'lr'?"),
+        ("sweep --name x --data digits --methods attention", 2, "did you mean 'at'?"),
+        ("sweep --name x --data digits --methods at,,kd", 2, "a name is empty"),
+        ("sweep --name x --data digits --models resnet18", 2, "did you mean 'ResNet18'?"),
+        ("sweep --name x --data digits --models vit_b_16", 2, "mean 'torchvision:vit_b_16'?"),
+        ("sweep --name x --data digits --space x.py", 2, "There is no search space x.py"),
+        ("sweep --name x --data digits --space at.lr=1:0", 2, "1 is not below 0"),
+        ("sweep --name x --data digits --space att.lr=0:1", 2, "did you mean 'at'?"),
+        ("sweep --name x --data digits --space at.lrr=0:1", 2, "did you mean 'lr'?"),
+        ("sweep --name x --data digits --start at.lr=", 2, "is no point: write it as METHOD."),
+        ("teacher --data digits --out results", 2, "results exists already"),
+        ("sweep --name x --data digits --sampler tpee", 2, "did you mean 'tpe'?"),
+        ("status taken", 2, "Directory 'taken' does not exist"),
+        ("rm nothing", 2, "There is no folder nothing"),
+        ("rm taken --yes", 2, "results/taken is not the folder of a sweep"),
     ],
 )
 def test_mistakes_are_found_before_torch_and_ray_are_loaded(tmp_path, words, code, sentence):
@@ -402,10 +401,10 @@ def test_what_is_no_sweep_cannot_be_resumed_or_looked_at(kdtune, tmp_path):
 
 
 def test_what_the_system_refuses_is_one_line(kdtune, tmp_path, monkeypatch):
-    def refuse(path, threads):
+    def refuse(path, *args, **kwargs):
         raise OSError(5, "Input/output error", str(path))
 
-    (tmp_path / "x.yaml").touch()
+    (tmp_path / "x.yaml").write_text("epochs: 1")
     monkeypatch.setattr("kdtune.training.rerun.train_from_file", refuse)
     code, _, err = kdtune("train", "x.yaml")
     assert code == 1 and err == "kdtune: [Errno 5] Input/output error: 'x.yaml'\n"
@@ -414,13 +413,17 @@ def test_what_the_system_refuses_is_one_line(kdtune, tmp_path, monkeypatch):
 def test_a_teacher_and_a_run_have_the_threads_that_are_given(kdtune, tmp_path, monkeypatch):
     given = []
 
-    def record(*args):
-        given.append(args[-1])
+    def record_run(path, threads, recipe, watch):
+        given.append(threads)
         raise KeyboardInterrupt
 
-    (tmp_path / "x.yaml").touch()
-    monkeypatch.setattr("kdtune.training.rerun.train_from_file", record)
-    monkeypatch.setattr("kdtune.training.train_teacher.train_teacher", record)
+    def record_teacher(config, out, say, threads, on_step):
+        given.append(threads)
+        raise KeyboardInterrupt
+
+    (tmp_path / "x.yaml").write_text("epochs: 1")
+    monkeypatch.setattr("kdtune.training.rerun.train_from_file", record_run)
+    monkeypatch.setattr("kdtune.training.train_teacher.train_teacher", record_teacher)
     for words in ("train x.yaml", "teacher --data digits --out t.pth"):
         kdtune(*words.split())
         kdtune(*words.split(), "--threads", 3)

@@ -202,7 +202,7 @@ def test_a_teacher_begins_with_them(tmp_path, folder):
         lr=1e-20,
     )
     train_teacher(config, tmp_path / "teacher.pth", said.append)
-    assert said[0].endswith("7 classes there, 10 here")
+    assert any(line.endswith("7 classes there, 10 here") for line in said)
     loaded = load_model(tmp_path / "teacher.pth")
     learned = dict(loaded["model"].named_parameters())
     others = [key for key in learned if key not in HEAD]

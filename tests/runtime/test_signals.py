@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -64,3 +66,24 @@ def test_a_deferred_ctrl_c_comes_afterwards():
     assert steps == ["done"]
     with defer_interrupt():
         pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_an_epoch_has_ended_the_first_signal_stops_at_once(said, number):
+    with InterruptHandler(20, said.append, has_progress=lambda: False) as interrupts:
+        with pytest.raises(Terminated if number == signal.SIGTERM else KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        assert interrupts.stop_requested and interrupts.terminated == (number == signal.SIGTERM)
+    assert said == []
+
+
+def test_a_process_that_hangs_after_sigterm_ends_with_its_last_words():
+    code = (
+        "import os, signal; from kdtune.runtime import signals; signals.OVERDUE_SECONDS = 0.1\n"
+        "with signals.InterruptHandler(0.1, print, last_words=lambda: 'resume it'):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    while True: pass"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, "kdtune: interrupted: resume it\n")

@@ -301,6 +301,7 @@ def start(place, *words):
     driver = subprocess.Popen(
         [sys.executable, "-m", "kdtune", *words],
         cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
     )  # fmt: skip
     while epochs() < there + 2:
         assert time.monotonic() < deadline and driver.poll() is None
@@ -315,6 +316,28 @@ def end(driver, number):
         _, err = driver.communicate(timeout=100)
     assert "Traceback" not in err
     return err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["group", "all"])
+def test_a_sigterm_to_all_processes_ends_with_143_before_slurm_kills(folder, tmp_path, whom):
+    """`timeout` signals the group; scancel and systemd signal Ray's processes as well."""
+    words = f"sweep --name x --data {folder} --image-size 8 --methods student --no-baselines"
+    words += " --models MultiBranchNet --trials 2 --epochs 999"
+    driver, sweep = start(tmp_path, *words.split())
+    began, children = time.monotonic(), psutil.Process(driver.pid).children(recursive=True)
+    os.killpg(driver.pid, signal.SIGTERM)
+    for process in children if whom == "all" else ():
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    with driver:
+        _, err = driver.communicate(timeout=100)
+    assert driver.returncode == 143 and time.monotonic() - began < 30
+    assert "to continue: kdtune resume results/x" in err and "Traceback" not in err
+    psutil.wait_procs(children, timeout=20)
+    assert not any(process.is_running() for process in children)
+    assert sweep.is_locked() is False
+    assert not of_kind(sweep.load_events(), TrialEnded)
 
 
 @pytest.mark.slow

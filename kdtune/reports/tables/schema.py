@@ -65,6 +65,10 @@ class Table:
         """Return columns by their names."""
         return [self.columns[self.names.index(name)] for name in names]
 
+    def heading(self, name: str) -> str:
+        """Return the heading of a column."""
+        return self.select(name)[0].heading
+
     def make_frame(self, rows: Iterable[Any] | Mapping[str, Any] = ()) -> pd.DataFrame:
         """Return rows (dictionaries or tuples), or arrays by column, as a typed DataFrame."""
         data = rows if isinstance(rows, Mapping) else list(rows)

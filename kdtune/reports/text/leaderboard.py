@@ -68,7 +68,9 @@ def leaderboard_text(
         if len(ship)
     ]
     boards = join_leaderboards(tables, conditions)
-    return render_leaderboards(boards, output_format, below, answers, views)
+    openings = {name: folder.load_opening_events()[0] for name, folder in sweeps.items()}
+    teachers = {name: event.teacher for name, event in openings.items() if event.teacher}
+    return render_leaderboards(boards, output_format, below, answers, views, teachers)
 
 
 def _sweep_notes(folder: SweepSnapshot, tables: SweepTables) -> list[str]:

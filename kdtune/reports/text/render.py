@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 import sys
 import textwrap
@@ -11,10 +12,12 @@ from typing import Any
 
 import pandas as pd
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from kdtune.log.events import TeacherSummary
 from kdtune.reports.tables.columns import LEADERBOARD_VIEW
 from kdtune.reports.tables.leaderboard import redundant_columns
 from kdtune.reports.tables.notes import SEARCH_CAVEAT
@@ -35,7 +38,8 @@ CONFIRM_COLUMNS = (
 )  # fmt: skip
 """Columns of the printed leaderboard once something is confirmed."""
 
-UNLIMITED_WIDTH = 1000  # characters per line of output that is not for a terminal
+_TEXT_HEADINGS = ("sweep", "student", "ship", "model", "method", "status", "settings")
+"""Headings of columns that are aligned left, and never wrapped."""
 
 
 def render_leaderboards(
@@ -44,6 +48,7 @@ def render_leaderboards(
     notes: Iterable[str] = (),
     answers: Iterable[str] = (),
     ship_views: Iterable[Mapping[str, Sequence[str]]] = (),
+    teachers: Mapping[str, TeacherSummary] | None = None,
 ) -> str:
     """Return leaderboards as text. Search scores never appear without the `SEARCH_CAVEAT`.
 
@@ -54,6 +59,8 @@ def render_leaderboards(
         notes: lines below the tables.
         answers: lines above the tables.
         ship_views: tables between the answers and the leaderboards.
+        teachers: those of the sweeps by name; each gets a row below the cells of its sweep, but
+            not in ``csv``, whose rows are cells.
     """
     joined = pd.concat(leaderboards, ignore_index=True)
     if output_format == "csv":
@@ -62,7 +69,10 @@ def render_leaderboards(
     caveat = [SEARCH_CAVEAT] if unconfirmed.all() else []
     if unconfirmed.any() and not unconfirmed.all():
         caveat = [f"Rows without validation %: {SEARCH_CAVEAT[0].lower()}{SEARCH_CAVEAT[1:]}"]
-    views = [_view(leaderboard, not unconfirmed.all()) for leaderboard in leaderboards]
+    views = [
+        _with_teachers(_view(leaderboard, not unconfirmed.all()), teachers or {})
+        for leaderboard in leaderboards
+    ]
     is_markdown = output_format == "markdown"
     render = partial(render_columns, markdown=True) if is_markdown else _fit_to_terminal
     wrap = str if is_markdown else _wrap_line
@@ -99,9 +109,31 @@ def _view(leaderboard: pd.DataFrame, confirmed: bool) -> dict[str, list[str]]:
     return LEADERBOARD_VIEW.to_texts(leaderboard.assign(device_hours=seconds / 3600), *shown)
 
 
-def _line_width() -> int:
-    """Return the width of the terminal, or `UNLIMITED_WIDTH` without one."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED_WIDTH
+def _with_teachers(
+    view: dict[str, list[str]], teachers: Mapping[str, TeacherSummary]
+) -> dict[str, list[str]]:
+    """Return a view with a last row for the teacher of each of its sweeps."""
+    names = dict.fromkeys(view["sweep"]) if "sweep" in view else teachers
+    for name, teacher in ((name, teachers[name]) for name in names if name in teachers):
+        is_balanced = teacher.metric == "balanced_accuracy"
+        kind = "balanced_accuracy" if is_balanced else "accuracy"
+        columns = {
+            f"test_{kind}_percent": teacher.test_accuracy,
+            "validation_accuracy_percent": teacher.validation_accuracy,
+        }
+        if LEADERBOARD_VIEW.heading("validation_accuracy_percent") not in view:
+            columns["search_best_percent"] = teacher.validation_accuracy
+        known = {key: share for key, share in columns.items() if share is not None}
+        row = {LEADERBOARD_VIEW.heading(key): f"{100 * share:.2f}" for key, share in known.items()}
+        row |= {"sweep": name, "model": teacher.model, "method": "(teacher)"}
+        for heading, texts in view.items():
+            texts.append(row.get(heading, ""))
+    return view
+
+
+def _line_width() -> float:
+    """Return the width of the terminal; infinite without one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
 
 
 def _fit_to_terminal(view: Mapping[str, Sequence[str]]) -> str:
@@ -112,7 +144,9 @@ def _fit_to_terminal(view: Mapping[str, Sequence[str]]) -> str:
     if "settings" not in view:
         return render_columns(view, width=_line_width())
     rows = zip(view["method"], view["model"], view["settings"], strict=True)
-    settings = [printable(f"{method} on {model}: {values}") for method, model, values in rows]
+    settings = [
+        printable(f"{method} on {model}: {values}") for method, model, values in rows if values
+    ]
     lines = [_wrap_line(line, "    ") for line in settings]
     without_settings = {heading: view[heading] for heading in view if heading != "settings"}
     return "\n".join([render_columns(without_settings, width=_line_width()), "", *lines])
@@ -120,7 +154,8 @@ def _fit_to_terminal(view: Mapping[str, Sequence[str]]) -> str:
 
 def _wrap_line(line: str, indent: str = "") -> str:
     unbroken: Any = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(line, _line_width(), subsequent_indent=indent, **unbroken)
+    width = min(_line_width(), len(line) + 1)
+    return textwrap.fill(line, int(width), subsequent_indent=indent, **unbroken)
 
 
 def _format_value(value: Any) -> str:
@@ -132,29 +167,45 @@ def _format_value(value: Any) -> str:
 
 
 def render_columns(
-    columns: Mapping[str, Sequence[str]], markdown: bool = False, width: int = UNLIMITED_WIDTH
+    columns: Mapping[str, Sequence[str]], markdown: bool = False, width: float = math.inf
 ) -> str:
     """Return columns of texts as a table.
 
     Args:
         columns: texts, which may be hostile, by heading.
-        markdown: as Markdown.
+        markdown: as Markdown, whose rows are never wrapped.
         width: number of characters in a line.
     """
-    table = RichTable(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
-    if width < UNLIMITED_WIDTH:
+    safe = {heading: [printable(text) for text in texts] for heading, texts in columns.items()}
+    if markdown:
+        return _render_markdown(safe)
+    table = RichTable(box=box.SIMPLE_HEAD)
+    if width < math.inf:
         table.collapse_padding, table.pad_edge = True, False
-    for heading in columns:
-        is_text = heading in ("sweep", "student", "ship", "model", "method", "status", "settings")
+    for heading in safe:
+        is_text = heading in _TEXT_HEADINGS
         justify: Any = "left" if is_text else "right"
-        table.add_column(heading, justify=justify, no_wrap=is_text, overflow="fold")
-    for row in zip(*columns.values(), strict=True):
-        cells = [escape(printable(text)) for text in row]
-        table.add_row(*(cell.replace("|", "\\|") if markdown else cell for cell in cells))
+        table.add_column(escape(heading), justify=justify, no_wrap=is_text, overflow="fold")
+    for row in zip(*safe.values(), strict=True):
+        table.add_row(*map(escape, row))
+    full_width = 2 + sum(3 + max(map(cell_len, (h, *texts))) for h, texts in safe.items())
     out = io.StringIO()
-    Console(file=out, width=width).print(table)
+    Console(file=out, width=int(min(width, full_width))).print(table)
     lines = (line.rstrip() for line in out.getvalue().splitlines())
     return "\n".join(line for line in lines if line)
+
+
+def _render_markdown(columns: Mapping[str, Sequence[str]]) -> str:
+    """Return a table with one line per row."""
+    padded = []
+    for heading, texts in columns.items():
+        cells = [text.replace("|", "\\|") for text in (heading, *texts)]
+        width, is_text = max(3, *map(cell_len, cells)), heading in _TEXT_HEADINGS
+        padding = [" " * (width - cell_len(cell)) for cell in cells]
+        rule = "-" * width if is_text else "-" * (width - 1) + ":"
+        aligned = [c + p if is_text else p + c for c, p in zip(cells, padding, strict=True)]
+        padded.append([aligned[0], rule, *aligned[1:]])
+    return "\n".join(f"| {' | '.join(row)} |" for row in zip(*padded, strict=True))
 
 
 def to_csv(table: pd.DataFrame) -> str:

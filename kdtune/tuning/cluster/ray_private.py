@@ -1,8 +1,10 @@
 """Private and undocumented parts of Ray that kdtune relies on, each behind one name."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -30,6 +32,22 @@ def loopback_only() -> Iterator[None]:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = previous
         del os.environ[LOOPBACK_VARIABLE]
+
+
+@contextmanager
+def own_process_group() -> Iterator[None]:
+    """Let a Ray session that starts here have a process group of its own.
+
+    A signal to this process's group, such as that of ``timeout``, would end Ray before the trials
+    can finish their epochs. Elsewhere than on Linux, Ray needs the group to end with this process.
+    """
+    popen = services.ConsolePopen
+    if sys.platform == "linux":
+        services.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 def disable_memory_monitor() -> None:

@@ -21,7 +21,7 @@ import kdtune
 import search_spaces
 from kdtune.config.sweep import SweepConfig, value_for_model
 from kdtune.errors import RunError, UserError
-from kdtune.runtime.console import say
+from kdtune.runtime.console import say, waiting
 from kdtune.runtime.signals import defer_interrupt
 from kdtune.tuning.cluster import ray_private
 from kdtune.tuning.cluster.admission import NodeAdmission, NodeInfo
@@ -40,7 +40,10 @@ def resolve_address(requested: str | None) -> str:
 
 @contextmanager
 def ray_session(
-    address: str | None = None, verbose: bool = False, say: Callable[[str], None] = say
+    address: str | None = None,
+    verbose: bool = False,
+    say: Callable[[str], None] = say,
+    detail: Callable[[str], None] = say,
 ) -> Iterator[None]:
     """Connect to a cluster or start a local session; one that this process has is used as it is.
 
@@ -49,6 +52,7 @@ def ray_session(
             None for that of the environment.
         verbose: show all of Ray's output, not only its errors.
         say: takes a line for the user.
+        detail: takes a line that a quiet sweep leaves out.
     """
     if ray.is_initialized():
         yield
@@ -59,6 +63,7 @@ def ray_session(
     with ExitStack() as stack:
         if is_local:
             stack.enter_context(ray_private.loopback_only())
+            stack.enter_context(ray_private.own_process_group())
             ray_private.disable_memory_monitor()
             options["include_dashboard"] = False
             failure, advice = "Ray could not start", ""
@@ -68,7 +73,10 @@ def ray_session(
             failure = f"The Ray cluster {cluster_address} was not joined"
             advice = " (if it has a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
         stack.callback(ray.shutdown)
-        with defer_interrupt():  # an interrupt while Ray starts can crash it
+        with (
+            waiting("starting Ray", detail),
+            defer_interrupt(),
+        ):  # an interrupt while Ray starts can crash it
             try:
                 ray.init(logging_level="info" if verbose else "error", **options)
             except Exception as error:  # Ray's errors have no base class

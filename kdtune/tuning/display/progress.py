@@ -17,7 +17,7 @@ from kdtune.training.epoch_data import should_cache_targets
 from kdtune.units import format_bytes
 
 RATE_WINDOW_EPOCHS, MAX_RECENT_TRIALS = 50, 10
-"""Maximum numbers of latest epochs and trials that rates and durations are computed from."""
+"""Maximum numbers of latest epochs and trials that rates and times are computed from."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class _Trial:
     proposal: events.TrialProposed
     started_at: float
     updated_at: float
+    max_epochs: int
     state: TrialState = TrialState.RUNNING
+    epochs: int = 0  # the last one that it has finished
     accuracy: float | None = None
 
 
@@ -80,9 +82,10 @@ class Progress:
             case events.CacheUpdated():
                 self._cache_progress.append(event.progress)
             case events.TrialProposed():
-                self._cells[event.cell][event.trial_id] = _Trial(event, logged_at, logged_at)
-                self._set_model(event.cell, None)
                 config = TrainConfig.parse(event.config)
+                trial = _Trial(event, logged_at, logged_at, config.epochs)
+                self._cells[event.cell][event.trial_id] = trial
+                self._set_model(event.cell, None)
                 if config.teacher_model is not None:
                     self._caches_targets[event.trial_id] = should_cache_targets(config)
             case events.WeightsMissing():
@@ -96,6 +99,7 @@ class Progress:
                 self._epochs_by_target_mode[self._caches_targets.get(event.trial_id)] += 1
                 if trial.accuracy is None:  # its process may have had to start
                     trial.started_at = max(trial.started_at, logged_at - event.seconds)
+                trial.epochs = event.epoch
                 self._update(trial, event.best_validation_accuracy, logged_at)
             case events.TrialEnded() if event.trial_id in self._cells[event.cell]:
                 trial = self._cells[event.cell][event.trial_id]
@@ -197,8 +201,6 @@ class Progress:
     ) -> tuple[float | None, str]:
         """Return the seconds left and their basis, or None and what must happen first.
 
-        Early estimates can be wrong by a factor of two, since stopped trials end first.
-
         Args:
             goal: the limits.
             slots: number of trials at once.
@@ -219,23 +221,37 @@ class Progress:
         return None, f"a {noun} has ended" if goal.max_epochs is None else "an epoch has ended"
 
     def _estimate_from_trials(self, goal: Goal, slots: int) -> float:
-        durations = defaultdict(list)
-        for trial in sorted(self._select_trials(running=False), key=lambda t: t.updated_at):
+        """Estimate from the epochs that trials will train, and the seconds of an epoch."""
+        running, ended = (self._select_trials(running=is_running) for is_running in (True, False))
+        trials = [*running, *ended]
+        lifetimes = estimate_epochs_left(
+            [(trial.epochs, trial.state is not TrialState.RUNNING) for trial in trials],
+            max(trial.max_epochs for trial in trials),
+        )
+        recent = defaultdict[str | None, list[_Trial]](list)
+        for trial in sorted(trials, key=lambda trial: trial.updated_at, reverse=True):
             for model in (trial.proposal.model, None):
-                durations[model].append(trial.updated_at - trial.started_at)
-        expected = {model: fmean(times[-MAX_RECENT_TRIALS:]) for model, times in durations.items()}
+                if trial.epochs and len(recent[model]) < MAX_RECENT_TRIALS:
+                    recent[model].append(trial)
+        per_epoch = {
+            model: sum(t.updated_at - t.started_at for t in of_model)
+            / sum(t.epochs for t in of_model)
+            for model, of_model in recent.items()
+            if of_model
+        }
+        overall = per_epoch.get(None, 0.0)
         now = self.stopwatch.elapsed_seconds
-        running = [
-            max(0.0, expected.get(t.proposal.model, expected[None]) - (now - t.started_at))
-            for t in self._select_trials(running=True)
+        remaining = [
+            max(0.0, lifetimes[t.epochs] * per_epoch.get(t.proposal.model, overall) - late)
+            for t, late in ((t, now - t.updated_at) for t in running)
         ]
         pending = [
-            expected.get(cell[1], expected[None])
+            lifetimes[0] * per_epoch.get(cell[1], overall)
             for cell, total in goal.trials_per_cell.items()
             if cell not in self.exhausted_cells
             for _ in range((total or 0) - len(self._cells[cell]))
         ]
-        return estimate_seconds_left(pending, running, slots)
+        return estimate_seconds_left(pending, remaining, slots)
 
     def describe_cache_savings(self) -> str:
         """Return a sentence about what the cache saved; empty without a cache and a teacher."""
@@ -254,6 +270,28 @@ class Progress:
             num_bytes = sum({p.label: p.num_bytes for p in present}.values())
             clauses.append(f"{format_bytes(num_bytes)} of arrays")
         return f"Cache: {'; '.join(clauses)}." if clauses else ""
+
+
+def estimate_epochs_left(trials: Sequence[tuple[int, bool]], max_epochs: int) -> list[float]:
+    """Return how many further epochs a trial trains, by the number that it has finished.
+
+    Trials that end early end first, so those that have ended say too little: the shares that go on
+    after an epoch are of all trials that finished it (Kaplan and Meier 1958).
+
+    Args:
+        trials: the epochs of each trial, and True if it has ended.
+        max_epochs: of a trial.
+
+    >>> estimate_epochs_left([(1, True), (2, False)], 4)
+    [2.5, 1.5, 2.0, 1.0, 0.0]
+    """
+    left = [0.0] * (max_epochs + 1)
+    for epoch in reversed(range(max_epochs)):
+        at_risk = sum(e > epoch or (e == epoch and has_ended) for e, has_ended in trials)
+        ended = sum(e == epoch and has_ended for e, has_ended in trials)
+        goes_on = 1 - ended / at_risk if at_risk else 1.0
+        left[epoch] = goes_on * (1 + left[epoch + 1])
+    return left
 
 
 def estimate_seconds_left(

@@ -119,6 +119,7 @@ class Driver:
             goal: numbers of trials, for the display.
         """
         self.display.start(goal, slots)
+        self.policy.interrupts.last_words = self._describe_interrupt
         self.file_keeper.activate()
         storage, local = self.workplace.checkpoint_storage, self.folder.checkpoints_folder
         checkpoints, plugins = storage or local.absolute(), pack_plugins()
@@ -136,6 +137,8 @@ class Driver:
         except KeyboardInterrupt as error:  # the second one: running epochs are lost
             self._raise_interrupted(isinstance(error, Terminated))
         except Exception as error:  # Tune wraps what we raise
+            if self.policy.interrupts.terminated:  # Ray may have got the signal, too
+                self._raise_interrupted(True)
             remote_sync = self.workplace.remote_sync
             failure = log.failure or (remote_sync and remote_sync.failure)
             if (failure := failure or _find_disk_full_error(error)) is None:
@@ -172,9 +175,12 @@ class Driver:
 
     def _raise_interrupted(self, terminated: bool) -> None:
         self.workplace.write_results()
-        text = f"{self.progress.num_ended} {self.noun} have ended; to continue"
         error_class = Terminated if terminated else KeyboardInterrupt
-        raise error_class(f"{text}: {self.workplace.resume_command}") from None
+        raise error_class(self._describe_interrupt()) from None
+
+    def _describe_interrupt(self) -> str:
+        text = f"{self.progress.num_ended} {self.noun} have ended; to continue"
+        return f"{text}: {self.workplace.resume_command}"
 
 
 class _StepCallback(tune.Callback):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from kdtune.config.ranges import is_range, parse_point, parse_range
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import applicable_settings
 from kdtune.errors import UserError
@@ -25,11 +26,13 @@ def prepare_spaces(
 
     Args:
         sweep: settings of the sweep.
-        space_files: files of search spaces that the user names now.
+        space_files: files of search spaces, or ranges, that the user names now.
         earlier_opening: the event that opened the same sweep before; its spaces stay.
     """
     methods = dict.fromkeys(method for method, _ in sweep.cells())
-    user_spaces = {(space := load_space(Path(file))).method: space for file in space_files}
+    requested_ranges = [parse_range(text) for text in space_files if is_range(text)]
+    files = [Path(file) for file in space_files if not is_range(file)]
+    user_spaces = {(space := load_space(file)).method: space for file in files}
     for method, space in user_spaces.items():
         if method not in methods:
             problem = f"is for '{method}', which is not in this sweep"
@@ -42,14 +45,26 @@ def prepare_spaces(
                 "(make one with 'kdtune teacher'), or --methods student --no-baselines."
             )
         fixed_settings = applicable_settings(method, sweep.settings)
+        own_ranges = [requested for requested in requested_ranges if requested.method == method]
         if earlier_opening is not None and method in earlier_opening.spaces:
+            if own_ranges:
+                raise UserError(_keeps_space(method))
             recorded, user_space = earlier_opening.spaces[method], user_spaces.get(method)
             spaces[method] = _restore_space(method, recorded, user_space, fixed_settings)
         elif method in known_spaces:
-            spaces[method] = known_spaces[method].with_constants(fixed_settings)
+            space = known_spaces[method]
+            for requested in own_ranges:
+                space = space.with_range(requested)
+            for start_method, point in map(parse_point, reversed(sweep.start)):
+                space = space.with_start(point) if start_method == method else space
+            spaces[method] = space.with_constants(fixed_settings)
         else:
             raise UserError(f"There is no search space for '{method}'; give one with --space.")
     return spaces
+
+
+def _keeps_space(method: str) -> str:
+    return f"The sweep has a space for '{method}', and keeps it; leave --space out."
 
 
 def record_space(space: SearchSpace) -> SpaceRecord:
@@ -76,7 +91,7 @@ def _restore_space(
             )
         return user_space.with_constants(settings)
     if user_space is not None:
-        raise UserError(f"The sweep has a space for '{method}', and keeps it; leave --space out.")
+        raise UserError(_keeps_space(method))
     return SearchSpace(
         method=method,
         distributions=parse_distributions(recorded.distributions),

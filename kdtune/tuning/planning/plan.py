@@ -89,7 +89,7 @@ def plan_sweep(
     curves: sim.LearningCurves = SyntheticCurves(prepared.sweep.epochs, prepared.sweep.seed)
     if curves_path is not None:
         curves = RecordedCurves(curves_path, prepared.sweep.epochs, fallback=curves)
-    with ray_session(requested.address, screen.show == "verbose", screen.warn):
+    with ray_session(requested.address, screen.show == "verbose", screen.warn, screen.say):
         slots = find_slots(prepared.sweep, screen.warn)
         planner = Planner(prepared, curves, prepared.load_warm_start_events())
         for line in prepared.shared_inputs.decoded.data.describe():

@@ -23,7 +23,12 @@ class SchedulingPolicy(ABC):
 
     def __post_init__(self) -> None:
         self.stopping, self.active_trials = EarlyStopping(self.sweep), ActiveTrials()
-        self.interrupts = InterruptHandler(self.sweep.shutdown_grace, self.say)
+        active = self.active_trials.by_id
+        self.interrupts = InterruptHandler(
+            self.sweep.shutdown_grace,
+            self.say,
+            has_progress=lambda: any(trial.has_progress for trial in active.values()),
+        )
         self.watchdog = Watchdog(self.sweep.stall_timeout, self.interrupts, self.clock)
 
     @property

@@ -12,7 +12,8 @@ from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 
-from kdtune.errors import UserError, did_you_mean
+from kdtune.config.names import require_sampler_name
+from kdtune.errors import UserError
 from kdtune.tuning.search.gp_sampler import GaussianProcessSampler
 from kdtune.tuning.search.space import SearchSpace
 
@@ -71,12 +72,8 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
 
 
 def _import_sampler(name: str) -> Callable[..., Any]:
+    require_sampler_name(name)
     module_name, _, attribute = name.rpartition(".")
-    if not module_name:
-        hint = did_you_mean(name, [AUTO_SAMPLER, *STATELESS_SAMPLERS, *STATEFUL_SAMPLERS])
-        raise UserError(
-            f"There is no sampler '{name}'; {hint}; give one of your own as package.module.Name."
-        )
     try:
         factory: Callable[..., Any] = getattr(import_module(module_name), attribute)
     except Exception as error:  # whatever importing a user's module may raise

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import indent
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import optuna
 from optuna import distributions as ranges
 from ray.tune.search.sample import Domain
 
 import search_spaces
+from kdtune.config.ranges import Range
 from kdtune.config.strengths import (
     COUNTERPARTS,
     STRENGTHS,
@@ -24,7 +25,7 @@ from kdtune.config.strengths import (
     strengths_to_weights,
     without_settings,
 )
-from kdtune.config.train import TrainConfig, check_searchable
+from kdtune.config.train import TrainConfig, check_searchable, method_settings
 from kdtune.errors import UserError, first_line
 from kdtune.log.distributions import contains, quiet_optuna
 from kdtune.log.events import Cell
@@ -71,6 +72,41 @@ class SearchSpace:
         fixed = override_settings(self.constants, constants)
         return replace(self, distributions=searched, constants=fixed, start_points=starts)
 
+    def with_range(self, requested: Range) -> Self:
+        """Return the space with the range, or the value, of a setting in place of its own.
+
+        Start points outside the range leave the setting to the sampler.
+        """
+        key = requested.setting
+        if self.define_by_run is not None:
+            raise UserError(f"{self.path} is a function: change the range of '{key}' there.")
+        if len(requested.choices) == 1:
+            return self.with_constants({key: requested.choices[0]})
+        searched = _make_distribution(requested, _is_whole(self.method, key))
+        others = without_settings(self.distributions, [key])
+        constants = without_settings(self.constants, [key])
+        points = [
+            point if contains(searched, point.get(key)) else without_settings(point, [key])
+            for point in self.start_points
+        ]
+        starts = [point for i, point in enumerate(points) if point and point not in points[:i]]
+        searches = {**others, key: searched}
+        space = replace(self, distributions=searches, constants=constants, start_points=starts)
+        try:
+            _validate_space(space)
+        except UserError as error:
+            raise UserError(f"The range of {self.method}.{key} is bad: {error}") from None
+        return space
+
+    def with_start(self, point: dict[str, Any]) -> Self:
+        """Return the space with one more point, which is tried first."""
+        space = replace(self, start_points=[point, *self.start_points])
+        try:
+            _validate_space(space)
+        except UserError as error:
+            raise UserError(f"The start point of {self.method} is bad: {error}") from None
+        return space
+
     def ask_study(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
         """Ask a study for a trial; return it with all settings that the space decides."""
         trial = study.ask(self.distributions)
@@ -112,6 +148,25 @@ class SearchSpace:
         for point in points:
             study.enqueue_trial(point)
         return [self.ask_study(study) for _ in points]
+
+
+def _is_whole(method: str, setting: str) -> bool:
+    """Return True if a setting is a whole number."""
+    if setting in TrainConfig.model_fields:
+        annotation = TrainConfig.model_fields[setting].annotation
+        return int in (annotation, *get_args(annotation))
+    return type(method_settings(method).get(setting)) is int
+
+
+def _make_distribution(requested: Range, whole: bool) -> ranges.BaseDistribution:
+    if requested.bounds is None:
+        return ranges.CategoricalDistribution(requested.choices)
+    low, high = requested.bounds
+    if not whole:
+        return ranges.FloatDistribution(float(low), float(high), log=requested.log)
+    if low % 1 or high % 1:
+        raise UserError(f"{requested.setting} is a whole number, and so are the ends of a range.")
+    return ranges.IntDistribution(int(low), int(high), log=requested.log)
 
 
 def _new_study() -> optuna.Study:

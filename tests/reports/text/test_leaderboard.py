@@ -33,7 +33,9 @@ def test_answers_stand_above_the_tables_and_notes_below(measured):
     heads, _, best = ship.splitlines()
     assert "| student " in heads and "parameters" in heads
     assert [cell.strip() for cell in best.split("|")[1:3]] == ["AT on A", "best"]
-    assert len(board.splitlines()) == 2 + 6
+    assert len(board.splitlines()) == 2 + 6 + 1
+    teacher = [cell.strip() for cell in board.splitlines()[-1].split("|")]
+    assert teacher[1:4] == ["ResNet18", "", "(teacher)"] and "90.00" in teacher[4:]
     assert notes.splitlines() == [
         "Teacher: ResNet18, validation 90.00 %.",
         "Always answering one class gives 10.0 % of the validation images.",
@@ -54,7 +56,7 @@ def test_limits_choose_the_student_and_not_the_table(measured):
     for limits in (ShipLimits(max_parameters=1_500_000), ShipLimits(max_latency_ms=1.5)):
         text = leaderboard_text([measured], "table", limits)
         assert text.startswith("Within the limits ship AT on B: ")
-        assert len(text.split("\n\n")[2].splitlines()) == 2 + 6
+        assert len(text.split("\n\n")[2].splitlines()) == 2 + 6 + 1
     with pytest.raises(UserError, match="No student has at most 10 parameters; the least is "):
         leaderboard_text([measured], "csv", ShipLimits(max_parameters=10))
 

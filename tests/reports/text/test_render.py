@@ -215,3 +215,12 @@ def test_hostile_text_is_shown_as_it_is(form):
     bar = r"a\|b" if form == "markdown" else "a|b"
     assert rf"note=[red]x[/red] \x1b[2J <b> {bar}" in text
     assert text.endswith("[red]x[/red] \\x1b[2J <b> a|b\n")
+
+
+def test_a_markdown_row_is_one_line_however_long_it_is():
+    table = pd.DataFrame({"trial_id": ["a", "b|c"], "configuration": ["x y " * 900, "ж"]})
+    lines = render_table(table, "markdown").splitlines()
+    assert [line.count(" | ") for line in lines] == [1] * 4
+    assert ("x y " * 900).strip() in lines[2] and "b\\|c" in lines[3]
+    assert len({len(line) for line in lines}) == 1
+    assert len(render_table(table, "table").splitlines()) == 2 + 2

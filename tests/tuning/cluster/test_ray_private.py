@@ -1,12 +1,14 @@
 """Private and undocumented parts of Ray, one test for each name of `ray_private`."""
 
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
 import ray
 from optuna.distributions import FloatDistribution, IntDistribution
 from ray import tune
+from ray._private import services
 from ray.tune.schedulers import FIFOScheduler
 from ray.util.placement_group import placement_group_table, remove_placement_group
 
@@ -22,6 +24,17 @@ def test_loopback_only():
         assert os.environ[ray_private.LOOPBACK_VARIABLE] == "0"
     assert ray.util.get_node_ip_address() == before
     assert ray_private.LOOPBACK_VARIABLE not in os.environ
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="on Linux alone")
+def test_own_process_group():
+    before = services.ConsolePopen
+    with ray_private.own_process_group():
+        with services.ConsolePopen([sys.executable, "-c", "input()"], stdin=-1) as process:
+            group = os.getpgid(process.pid)
+            process.communicate(b"\n")
+    assert group == process.pid != os.getpgid(0)
+    assert services.ConsolePopen is before
 
 
 def test_disable_memory_monitor(monkeypatch):

@@ -1,5 +1,8 @@
 """Progress of a sweep from the events of its log: counts, rates, time left."""
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
 from display_events import AT, IMAGES, KD, TARGETS, Told
 from hypothesis import given
@@ -11,13 +14,17 @@ from kdtune.log.events import (
     ConfirmStarted,
     SpaceExhausted,
     SweepResumed,
+    TrialEnded,
+    TrialProposed,
     WeightsMissing,
 )
+from kdtune.log.folder import SweepFolder
 from kdtune.tuning.display.progress import (
     MAX_RECENT_TRIALS,
     RATE_WINDOW_EPOCHS,
     Goal,
     Progress,
+    estimate_epochs_left,
     estimate_seconds_left,
 )
 
@@ -287,3 +294,35 @@ def test_nothing_is_known_before_a_trial_has_ended_and_nothing_is_negative_then(
     left, _ = told.progress.estimate_time_left(Goal({AT: 3}), 2)
     assert left is None if not states else left >= 0
     assert (left == 0) == (len(states) >= 3)
+
+
+def test_trials_that_end_early_do_not_stand_for_those_that_go_on():
+    # Of four trials, two ended after their first epoch, and two run, after three epochs of ten.
+    left = estimate_epochs_left([(1, True), (1, True), (3, False), (3, False)], 10)
+    assert left[3] == 7.0
+    assert left[0] == 1 + 0.5 * 9
+    assert estimate_epochs_left([], 3) == [3.0, 2.0, 1.0, 0.0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=9))
+def test_the_epochs_left_are_at_most_those_that_there_are(trials):
+    left = estimate_epochs_left(trials, 5)
+    assert all(0 <= epochs <= 5 - epoch for epoch, epochs in enumerate(left))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("log", ["search", "confirmation"])
+def test_the_time_left_of_recorded_sweeps_is_right_within_a_factor_of_one_and_a_half(log, share):
+    folder = SweepFolder(Path(__file__).parents[3] / "results" / "reference")
+    events = folder.load_events() if log == "search" else folder.load_confirm_events()
+    trials = [event for event in events if isinstance(event, TrialProposed)]
+    goal = Goal(Counter(trial.cell for trial in trials))
+    ends = [event.session_seconds for event in events if isinstance(event, TrialEnded)]
+    begin = trials[0].session_seconds
+    now = begin + share * (max(ends) - begin)
+    progress = Progress(lambda: 0.0)
+    for event in events:
+        if event.session_seconds <= now:
+            progress.fold(event)
+    left, _ = progress.estimate_time_left(goal, slots=2)
+    assert 1 / 1.5 < left / (max(ends) - progress.stopwatch.logged_seconds) < 1.5

@@ -124,6 +124,14 @@ def test_a_process_that_dies_while_the_sweep_stops_is_no_restart(tmp_path):
     assert [e.kind for e in SweepFolder(tmp_path).load_events()] == ["trial_proposed"]
 
 
+def test_running_trials_are_worth_waiting_for_once_one_has_finished_an_epoch(tmp_path):
+    machinery, trial = one_trial(tmp_path)
+    has_progress = machinery.policy.interrupts.has_progress
+    assert not has_progress()
+    machinery.report(trial, 1, 0.5)
+    assert has_progress()
+
+
 def test_a_trial_with_the_name_of_another_is_damage(tmp_path):
     machinery, _ = one_trial(tmp_path)
     log = tmp_path / "log.jsonl"

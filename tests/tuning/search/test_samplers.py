@@ -6,7 +6,9 @@ import sys
 import optuna
 import pytest
 
+from kdtune.config.names import SAMPLER_NAMES
 from kdtune.errors import UserError
+from kdtune.tuning.search import samplers
 from kdtune.tuning.search.samplers import (
     GRID_SAMPLER,
     STATEFUL_SAMPLERS,
@@ -106,3 +108,8 @@ def test_auto_is_gp_for_a_space_that_is_a_dict(tmp_path):
     function = "METHOD='at'; START=[]\ndef SPACE(trial): trial.suggest_float('lr', 0.1, 1)"
     assert choose_sampler(load_spaces()["at"]) == "gp"
     assert choose_sampler(write_space(tmp_path, function)) == "tpe"
+
+
+def test_the_names_that_are_known_without_optuna_are_those_of_all_samplers():
+    made = samplers.STATELESS_SAMPLERS.keys() | samplers.STATEFUL_SAMPLERS
+    assert {*SAMPLER_NAMES} == {samplers.AUTO_SAMPLER, *made}

@@ -2,7 +2,9 @@
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from kdtune.config.ranges import parse_range
 from kdtune.config.strengths import strengths_to_weights
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
@@ -175,3 +177,47 @@ def test_a_bad_space_is_one_sentence(write, text, sentence):
 def test_a_missing_space_is_named():
     with pytest.raises(UserError, match=r"There is no search space nowhere\.py"):
         load_spaces(("nowhere.py",))
+
+
+def test_a_range_takes_the_place_of_the_spaces_own():
+    space = load_spaces()["at"]
+    wide = space.with_range(parse_range("at.beta=1:1000:log"))
+    assert wide.distributions["beta"] == FloatDistribution(1, 1000, log=True)
+    assert "beta_strength" not in wide.distributions and "beta_strength" not in wide.constants
+    assert all("beta_strength" not in point for point in wide.start_points)
+    others = space.distributions.keys() - {"beta_strength"}
+    assert all(wide.distributions[key] == space.distributions[key] for key in others)
+    batches = space.with_range(parse_range("at.batch_size=8:64:log"))
+    assert batches.distributions["batch_size"] == IntDistribution(8, 64, log=True)
+    choices = space.with_range(parse_range("at.batch_size=8,64"))
+    assert choices.distributions["batch_size"] == CategoricalDistribution((8, 64))
+    fixed = space.with_range(parse_range("at.lr=0.5"))
+    assert fixed.constants["lr"] == 0.5 and "lr" not in fixed.distributions
+
+
+def test_a_start_point_outside_a_range_leaves_the_setting_to_the_sampler():
+    space = load_spaces()["at"].with_range(parse_range("at.lr=0.011:0.012"))
+    assert space.start_points and all("lr" not in point for point in space.start_points)
+    first, *others = space.with_start({"lr": 0.0115}).start_points
+    assert first == {"lr": 0.0115} and others == space.start_points
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("at.lr=-1:1", "The range of at.lr is bad: .*lr cannot be -"),
+        ("at.batch_size=0.5:2", "batch_size is a whole number"),
+        ("at.optimizer=adamw,adamww", "The range of at.optimizer is bad: .*adamww"),
+    ],
+)
+def test_a_range_outside_what_a_setting_can_be_is_one_sentence(text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load_spaces()["at"].with_range(parse_range(text))
+
+
+def test_the_range_of_a_function_is_in_the_function(write):
+    space = load_space(
+        write("METHOD='at'; START=[]\ndef SPACE(trial): trial.suggest_float('alpha', 0, 1)")
+    )
+    with pytest.raises(UserError, match="is a function: change the range of 'alpha' there"):
+        space.with_range(parse_range("at.alpha=0:2"))

@@ -1,0 +1,77 @@
+"""Commands on the results of sweeps: their list, removal, status and tables."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from command_line import REPORT_IMPORTS
+from event_logs import sweep_opening, trial_events, write_log
+from report_sweeps import one_method
+from sweep_folders import write_sweep_folder
+
+from kdtune.log.folder import SweepFolder
+
+
+@pytest.mark.parametrize("words", ["list", "list --format json", "status s --format json"])
+def test_sweeps_are_listed_without_torch_and_ray(tmp_path, words):
+    write_sweep_folder(tmp_path / "s", one_method())
+    write_sweep_folder(tmp_path / "results" / "s", one_method())
+    command = [sys.executable, "-c", REPORT_IMPORTS, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert not {"torch", "ray"} & set(re.findall(r"\w+", done.stderr.splitlines()[-1]))
+    assert "complete" in done.stdout
+
+
+def test_sweeps_are_listed_with_their_states_and_best_cells(kdtune, tmp_path):
+    code, out, err = kdtune("list")
+    assert (code, out) == (0, "") and "There is no sweep in " in err
+    write_log(tmp_path / "results" / "open", [sweep_opening(), *trial_events(0, [0.5, 0.75])])
+    write_log(tmp_path / "results" / ".open.12.removed", [sweep_opening()])
+    (tmp_path / "results" / "broken").mkdir()
+    (tmp_path / "results" / "broken" / "log.jsonl").write_text("{}\n{}\n")
+    (tmp_path / "results" / "a-file").touch()
+    rows = json.loads(kdtune("list", "--format", "json")[1])
+    assert rows[0] == {"name": "broken", "state": "damaged"}
+    [row] = rows[1:]
+    assert (row["name"], row["state"], row["search_best_percent"]) == ("open", "interrupted", 75)
+    lines = kdtune("list")[1].splitlines()
+    assert lines[-1].split()[:2] == ["open", "interrupted"] and lines[-1].split()[-1] == "at-A"
+
+
+def test_a_sweep_is_removed_when_the_user_says_yes(kdtune, tmp_path, monkeypatch):
+    places = {name: tmp_path / "results" / name for name in "abc"}
+    for place in places.values():
+        write_log(place, [sweep_opening()])
+    for answer, sentence in (("", "give --yes"), ("n\n", "Nothing was removed"), ("\n", "Not")):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        code, out, err = kdtune("rm", "a")
+        assert code == 2 and not out and sentence in err and places["a"].exists()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert kdtune("rm", "a")[:2] == (0, "removed results/a\n")
+    with SweepFolder(places["b"]).locked():
+        code, _, err = kdtune("rm", "b", "--yes")
+        assert code == 2 and "is being run by process" in err
+    assert kdtune("rm", "b", places["c"], "--yes")[0] == 0
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_the_status_of_a_sweep_as_json(kdtune, tmp_path):
+    write_log(tmp_path / "s", [sweep_opening(), *trial_events(0, [0.5]), *trial_events(1, [0.25])])
+    status = json.loads(kdtune("status", "s", "--format", "json")[1])
+    assert (status["state"], status["run_by"]) == ("interrupted", None)
+    assert (status["epochs_trained"], status["search_best_percent"]) == (2, 50)
+    assert status["continue_with"] == "kdtune resume s"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+@pytest.mark.parametrize("words", ["leaderboard s", "leaderboard s --format markdown", "--help"])
+def test_output_that_is_not_utf8_has_other_characters_in_their_place(tmp_path, words, encoding):
+    write_sweep_folder(tmp_path / "s", one_method())
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "kdtune", *words.split()]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=True)
+    assert done.stdout.decode(encoding).strip() and b"Traceback" not in done.stderr
