@@ -272,7 +272,7 @@ def train(file: Path, threads: int | None, recipe: str | None) -> None:
     """Train once with the settings of a YAML FILE, e.g. one that a sweep wrote."""
     from kdtune.training.rerun import train_from_file
 
-    result = train_from_file(file, threads, recipe)
+    result = train_from_file(file, threads, recipe=recipe)
     best, recorded = result["best_accuracy"], result["recorded_accuracy"]
     label = result["config"]["metric"].replace("_", " ")
     print(f"best validation {label} {100 * best:.2f} %")

@@ -65,7 +65,8 @@ def _compute_logits(
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     for images, batch_labels, _ in batches:
-        for part in images.split(TEACHER_BATCH_SIZE):  # a teacher takes more memory than a student
+        # A teacher takes more memory than a student.
+        for part in images.split(TEACHER_BATCH_SIZE):  # type: ignore[no-untyped-call]
             logits.append(model(part.to(model.device))[0].float().cpu())
         labels.append(batch_labels.cpu())
     return torch.cat(logits), torch.cat(labels)

@@ -402,7 +402,7 @@ def test_what_is_no_sweep_cannot_be_resumed_or_looked_at(kdtune, tmp_path):
 
 
 def test_what_the_system_refuses_is_one_line(kdtune, tmp_path, monkeypatch):
-    def refuse(path, threads):
+    def refuse(path, threads, recipe):
         raise OSError(5, "Input/output error", str(path))
 
     (tmp_path / "x.yaml").touch()
@@ -414,7 +414,7 @@ def test_what_the_system_refuses_is_one_line(kdtune, tmp_path, monkeypatch):
 def test_a_teacher_and_a_run_have_the_threads_that_are_given(kdtune, tmp_path, monkeypatch):
     given = []
 
-    def record(*args):
+    def record(*args, **recipe):
         given.append(args[-1])
         raise KeyboardInterrupt
 

@@ -37,8 +37,8 @@ def measure_proposal_seconds(prepared: PreparedSweep, num_trials: int) -> float:
         num_trials: length of the history.
     """
     [(method, model), *_] = prepared.sweep.cells()
-    changes = {"methods": (method,), "models": (model,), "recipe": prepared.sweep.recipe[:1]}
-    changes |= {"baselines": False, "allow_duplicates": True}
+    changes: dict[str, Any] = {"methods": (method,), "models": (model,), "baselines": False}
+    changes |= {"recipe": prepared.sweep.recipe[:1], "allow_duplicates": True}
     sweep = prepared.sweep.model_copy(update=changes)
     spaces = {method: replace(prepared.spaces[method], start_points=[])}
     random_studies = CellStudies(sweep.model_copy(update={"sampler": "random"}), spaces)
