@@ -519,11 +519,11 @@ def test_a_run_with_patience_is_final_when_it_stops(folder):
 def test_a_recipe_gives_what_a_file_leaves_out(folder, tmp_path):
     settings = {"method": "student", "data_dir": str(folder), "image_size": 8, "epochs": 1}
     write_yaml(tmp_path / "run.yaml", {**settings, "lr": 0.02})
-    config = train_from_file(tmp_path / "run.yaml", "strong")["config"]
+    config = train_from_file(tmp_path / "run.yaml", recipe="strong")["config"]
     assert (config["recipe"], config["lr"], config["nesterov"]) == ("strong", 0.02, True)
     write_yaml(tmp_path / "run.yaml", {**settings, "recipe": "seed"})
     with pytest.raises(UserError, match="run.yaml names the recipe 'seed'; leave --recipe out"):
-        train_from_file(tmp_path / "run.yaml", "strong")
+        train_from_file(tmp_path / "run.yaml", recipe="strong")
 
 
 def test_a_transformer_teaches_and_learns(folder, tmp_path):
