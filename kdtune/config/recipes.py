@@ -23,6 +23,10 @@ _SEPARATOR = "@"
 def join_student(model: str, recipe: str) -> str:
     """Return the name of a student that is trained under one of several recipes.
 
+    Args:
+        model: name of its network.
+        recipe: name of the recipe.
+
     >>> join_student("ResNet18", "strong"), split_student("ResNet18@strong")
     ('ResNet18@strong', ('ResNet18', 'strong'))
     """

@@ -504,7 +504,7 @@ def test_what_needs_the_images_is_refused_with_a_loader(folder, settings):
 
 
 def test_a_run_says_what_it_leaves_out(folder, capsys):
-    """Of the 140 images 137 make a batch; the other 3 would be another."""
+    """A batch has 137 of the 140 images; the other 3 would be another."""
     run_training(small_config(folder, method="student", epochs=1, batch_size=137))
     assert "each epoch leaves out 3 of 140 training images" in capsys.readouterr().err
 

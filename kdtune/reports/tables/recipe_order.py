@@ -1,4 +1,4 @@
-"""Whether the order of methods is the same under several recipes."""
+"""Order of methods under several recipes, and the sentence that says if it is the same."""
 
 import pandas as pd
 

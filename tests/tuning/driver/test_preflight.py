@@ -16,6 +16,7 @@ from kdtune.models import build_model
 from kdtune.training.loss_scales import LossScales
 from kdtune.training.teacher_check import TeacherCheck
 from kdtune.tuning.driver.preflight import prepare_sweep
+from kdtune.tuning.planning.driver_costs import measure_proposal_seconds
 
 RAW_SPACE = '''"""Weights."""
 from ray import tune
@@ -203,3 +204,4 @@ def test_a_trial_has_the_recipe_of_its_cell_below_its_space_and_the_settings(pre
     assert seed.label_smoothing == strong.label_smoothing == 0.3
     assert seed.seed != strong.seed
     assert list(prepared.example_configs()) == [model for _, model in cells]
+    assert measure_proposal_seconds(prepared, 1) > 0
