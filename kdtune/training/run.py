@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from kdtune.config.train import (
     file_stem,
     layer_names,
 )
-from kdtune.data.batches import Batch, TrainingBatches, describe_left_out
+from kdtune.data.batches import Batch, SeededBatchSampler, TrainingBatches, describe_left_out
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
 from kdtune.data.splits import ImageData
 from kdtune.data.transforms import normalise
@@ -39,12 +40,16 @@ CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {
 
 Loaders = Mapping[str, Loader | None]
 
+OnEpoch = Callable[[dict[str, Any]], object]
+"""Takes the metrics of an epoch, once its files are written; its result does not matter."""
+
 
 def run_training(
     config: TrainConfig,
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
+    on_epoch: OnEpoch = lambda metrics: None,
 ) -> dict[str, Any]:
     """Train once and write the run's files.
 
@@ -58,6 +63,7 @@ def run_training(
         train_loader: batches (images, labels), a re-iterable; None uses `config.data_dir`.
         val_loader: likewise. With a `train_loader` alone the last epoch counts as the best.
         test_loader: likewise, optional, and read once, at the end.
+        on_epoch: see `OnEpoch`.
 
     Returns:
         ``model`` (weights of the best validation epoch, eval mode), ``teacher_model`` or None,
@@ -95,7 +101,11 @@ def run_training(
         logits, _ = probe(teacher, normalise(sample_images))
         require_finite(config, {"logits": logits.cpu().numpy()})
     history = checkpoint["history"] if checkpoint is not None else []
-    files = RunFiles(config, classes, teacher, sample_images, resumed_from, history)
+    steps: Any = train_loader
+    if data is not None:
+        steps = SeededBatchSampler(len(data.train), config.batch_size, shuffle=True)
+    num_steps = length_hint(steps) or None
+    files = RunFiles(config, classes, teacher, sample_images, resumed_from, history, num_steps)
     epochs = fit(
         config,
         batches.train,
@@ -111,6 +121,7 @@ def run_training(
             files.say("No teacher: the terms of alpha and beta are absent.")
         for result in epochs:
             files.save_epoch(result)
+            on_epoch(files.history[-1])
         model = result.student
         model.load_state_dict(result.state["best_weights"])
         files.save_best_weights(result)
