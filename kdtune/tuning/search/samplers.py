@@ -12,7 +12,7 @@ from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 
-from kdtune.errors import UserError, did_you_mean
+from kdtune.errors import UserError, did_you_mean, first_line
 from kdtune.tuning.search.gp_sampler import GaussianProcessSampler
 from kdtune.tuning.search.space import SearchSpace
 
@@ -61,9 +61,15 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         seed: passed to it if it takes a ``seed``.
     """
     factory = (STATELESS_SAMPLERS | STATEFUL_SAMPLERS).get(name) or _import_sampler(name)
-    seed_kwargs = {"seed": seed} if "seed" in inspect.signature(factory).parameters else {}
-    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        sampler = factory(**seed_kwargs)
+    try:
+        takes_seed = "seed" in inspect.signature(factory).parameters
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            sampler = factory(**({"seed": seed} if takes_seed else {}))
+    except Exception as error:  # whatever a class or function may raise
+        raise UserError(
+            f"The sampler '{name}' cannot be made: {first_line(error)}; "
+            "give a function of your own that makes it."
+        ) from None
     if not isinstance(sampler, BaseSampler):
         returned = type(sampler).__name__
         raise UserError(f"'{name}' returns no sampler of Optuna's, but a {returned}.")
