@@ -34,11 +34,11 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     return True
 
 
-def on_grid(distribution: BaseDistribution, value: Any) -> Any:
+def on_grid(distribution: BaseDistribution | None, value: Any) -> Any:
     """Return a value without the rounding error of a stepped range.
 
     Args:
-        distribution: of the value.
+        distribution: of the value; None if it is not known.
         value: as Optuna draws it, such as 0.1 + 2 * 0.1.
 
     >>> from optuna.distributions import FloatDistribution

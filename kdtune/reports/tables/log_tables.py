@@ -72,7 +72,7 @@ def _score_columns(events: Iterable[Event]) -> dict[str, dict[str, float]]:
 
 def _searched_values(proposed: log_events.TrialProposed) -> dict[str, Any]:
     distributions = parse_distributions(proposed.distributions)
-    return {k: on_grid(distributions[k], v) for k, v in proposed.params.items()}
+    return {k: on_grid(distributions.get(k), v) for k, v in proposed.params.items()}
 
 
 def _scaled_weights(proposed: log_events.TrialProposed) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import optuna
 from optuna import distributions as ranges
-from ray.tune.search.sample import Domain, Function
+from ray.tune.search.sample import Categorical, Domain, Function
 
 import search_spaces
 from kdtune.config.strengths import (
@@ -203,6 +203,8 @@ def _parse_range(key: str, value: Any) -> ranges.BaseDistribution | None:
         raise UserError(f"{key} is a tune.sample_from: make SPACE a function of a trial.")
     if not isinstance(value, Domain):
         return None
+    if isinstance(value, Categorical):
+        value = Categorical([*map(_plain, value.categories)])
     try:
         distribution = to_optuna(value)
     except ValueError as error:

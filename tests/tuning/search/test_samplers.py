@@ -49,6 +49,7 @@ def test_a_sampler_of_ones_own(tmp_path, monkeypatch):
         "def plain(): return RandomSampler(0)\n"
         "class Seeded(RandomSampler): pass\n"
         "def wrong(seed): return seed\n"
+        "def raises(): raise OSError('no licence')\n"
         "1 / len(__name__)\n"
     )
     (tmp_path / "broken.py").write_text("1 / 0")
@@ -60,6 +61,10 @@ def test_a_sampler_of_ones_own(tmp_path, monkeypatch):
         "mine.gone": "cannot be imported: module 'mine' has no attribute 'gone'",
         "broken.x": "cannot be imported: division by zero",
         "nowhere.x": "cannot be imported: No module named 'nowhere'",
+        "optuna.samplers.GridSampler": "cannot be made: .*missing 1 required positional argument: "
+        "'search_space'; give a function of your own that makes it",
+        "optuna.samplers.BaseSampler": "cannot be made: Can't instantiate abstract class",
+        "mine.raises": "'mine.raises' cannot be made: no licence; give a function",
         "tpee": "no sampler 'tpee'; did you mean 'tpe'?",
     }.items():
         with pytest.raises(UserError, match=sentence.replace("?", r"\?")):
