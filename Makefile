@@ -113,9 +113,10 @@ clean:
 	.venv/bin/python -m pip install --quiet --constraint .constraints.txt --editable '.[dev]'
 	touch $@
 
-# The names and lower bounds of dependencies and optional packages, with == for >=.
+# The names and lower bounds of dependencies and optional packages, with == for >=. Later versions of
+# pyparsing warn of how matplotlib 3.9 uses them, and warnings are errors in tests.
 .venv-lowest/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv-lowest
 	sed -n '/^dependencies/,/^test/s/.*"\([^">]*\)>=\([^"]*\)".*/\1==\2/p' pyproject.toml > .venv-lowest/lowest.txt
-	.venv-lowest/bin/python -m pip install --quiet --requirement .venv-lowest/lowest.txt --editable '.[test]'
+	.venv-lowest/bin/python -m pip install --quiet --requirement .venv-lowest/lowest.txt 'pyparsing<3.3' --editable '.[test]'
 	touch $@

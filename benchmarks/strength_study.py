@@ -135,7 +135,7 @@ def train_student(task: tuple[dict[str, Any], Path, Path]) -> dict[str, Any]:
         config = config.model_copy(update=strengths_to_weights({name: strength}, measured))
         weight = WEIGHT_NAMES[name]
         recorded |= {"scale": measured[weight], "weight": getattr(config, weight)}
-    train, validation, _ = open_run_batches(config, data, teacher, data.classes, {})
+    train, validation, *_ = open_run_batches(config, data, teacher, data.classes, {})
     accuracies = []
     with suppress(DivergedError):
         for result in fit(
