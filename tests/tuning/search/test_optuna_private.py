@@ -10,6 +10,7 @@ from kdtune.tuning.search.optuna_private import (
     ProcessSampler,
     ShiftedProcess,
     fit_process,
+    joint_posterior,
 )
 
 SPACE = {"lr": FloatDistribution(1e-3, 1e-1, log=True), "size": CategoricalDistribution([8, 16])}
@@ -67,3 +68,16 @@ def test_the_best_point_is_where_the_posterior_promises_most(running):
     sampler = ProcessSampler(seed=1)
     point = sampler.best_point(process, space, points[7], np.array(running).reshape(-1, 1))
     assert 0.6 < point[0] < 0.8
+
+
+def test_the_joint_posterior_has_the_mean_and_variance_of_each_point():
+    rng = np.random.default_rng(0)
+    process = fit_process(rng.random((8, 2)), rng.standard_normal(8), np.zeros(2, dtype=bool))
+    points = torch.from_numpy(rng.random((5, 2)))
+    mean, covariance = joint_posterior(process, points)
+    expected = process.posterior(points)
+    assert torch.allclose(mean, expected[0]) and torch.allclose(covariance.diagonal(), expected[1])
+    assert (
+        torch.allclose(covariance, covariance.T)
+        and torch.linalg.eigvalsh(covariance).min() > -1e-9
+    )
