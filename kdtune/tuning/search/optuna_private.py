@@ -7,6 +7,7 @@ tests each name with the installed version.
 import warnings
 from collections.abc import Callable
 from inspect import signature
+from typing import Any
 
 import numpy as np
 import optuna
@@ -101,12 +102,12 @@ class ProcessSampler(GPSampler):
     """Optuna's optimiser of an acquisition function, for a process that is fitted elsewhere.
 
     Args:
-        seed: of its random numbers.
+        options: as of `GPSampler`.
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, **options: Any):
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # Optuna 4
-            super().__init__(seed=seed)
+            super().__init__(**options)
 
     def best_point(
         self, process: GPRegressor, space: SearchSpace, best: np.ndarray, running: np.ndarray
