@@ -23,6 +23,9 @@ from kdtune.log.distributions import quiet_optuna
 
 NormalizedSpace = SearchSpace
 
+KNOWS_RUNNING_TRIALS = hasattr(acqf, "qLogEI")
+"""True if improvements can be expected beside running trials: with Optuna 5.0, not with 4.8."""
+
 MIN_NOISE_VARIANCE = 1e-3
 NOISE_CONCENTRATION, NOISE_RATE = 1.5, 4.0
 """The noise variance of standardised values has a gamma prior with mean 0.4 (Optuna's is 0.04).
