@@ -64,11 +64,11 @@ def joint_posterior(process: GPRegressor, points: Tensor) -> tuple[Tensor, Tenso
     """
     if "joint" in signature(process.posterior).parameters:
         return process.posterior(points, joint=True)
-    # Optuna 4.5 gives the variances alone.
-    cross = process.kernel(points, process._X_train)
-    covariance = process.kernel(points, points) - cross @ process._cov_Y_Y_inv @ cross.T
+    old: Any = process  # Optuna 4.5 gives the variances alone
+    cross = old.kernel(points, old._X_train)
+    covariance = old.kernel(points, points) - cross @ old._cov_Y_Y_inv @ cross.T
     covariance.diagonal().clamp_min_(0.0)
-    return cross @ process._cov_Y_Y_inv_Y, covariance
+    return cross @ old._cov_Y_Y_inv_Y, covariance
 
 
 def _log_prior(process: GPRegressor) -> Tensor:
