@@ -108,7 +108,7 @@ def test_every_function_has_the_parameters_of_the_document(document):
         theirs = ast.parse(f"def f({parameters}): pass").body[0].args
         ours = inspect.signature(getattr(module, name)).parameters
         names = [a.arg for a in (*theirs.args, *filter(None, [theirs.kwarg]))]
-        assert list(ours) == names, name
+        assert [key for key in ours if key != "on_epoch"] == names, name
         for parameter, value in zip(
             reversed(theirs.args), reversed(theirs.defaults), strict=False
         ):
