@@ -13,7 +13,7 @@ endif
 # Tests that start neither Ray nor a training of more than seconds.
 QUICK_TESTS := $(addprefix tests/,config log runtime storage methods)
 
-.PHONY: demo test slow quick quick-tests check lint types clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster bench-strengths bench-gpu bench-views reference bench-threads bench-augmentations
+.PHONY: demo test slow quick quick-tests check lint types clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster bench-strengths bench-gpu bench-views reference bench-threads bench-augmentations test-lowest
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -21,6 +21,15 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --cov=kdtune
 	$(BIN)/python -m pytest -m slow
+
+# With the lowest versions that pyproject.toml allows.
+test-lowest: .venv-lowest/.ready
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4
+	rm -rf results/lowest
+	.venv-lowest/bin/kdtune teacher --data digits --image-size 8 --epochs 1 --out .venv-lowest/teacher.pth
+	.venv-lowest/bin/kdtune sweep --data digits --teacher .venv-lowest/teacher.pth --models ResNet18 \
+		--trials 2 --epochs 2 --name lowest
+	.venv-lowest/bin/kdtune leaderboard results/lowest
 
 # WING=tuning/cluster: the slow tests of one package, instead of all.
 slow: $(READY)
@@ -98,11 +107,19 @@ reference: $(READY)
 	$(BIN)/kdtune report results/reference results/reference-again --out results/reference-again/both.html
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # torch and torchvision first and together, so that pip settles on one pair of them.
 .venv/.ready: pyproject.toml .constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --constraint .constraints.txt torch torchvision
 	.venv/bin/python -m pip install --quiet --constraint .constraints.txt --editable '.[dev]'
+	touch $@
+
+# The names and lower bounds of dependencies and optional packages, with == for >=. Later versions of
+# pyparsing warn of how matplotlib 3.9 uses them, and warnings are errors in tests.
+.venv-lowest/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	sed -n '/^dependencies/,/^test/s/.*"\([^">]*\)>=\([^"]*\)".*/\1==\2/p' pyproject.toml > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --requirement .venv-lowest/lowest.txt 'pyparsing<3.3' --editable '.[test]'
 	touch $@

@@ -30,7 +30,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, default_collate
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
@@ -38,7 +38,7 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.batches import SeededBatchSampler
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.folders import find_images
-from kdtune.data.loaders import CheckedLoader, SplitDataset
+from kdtune.data.loaders import CheckedLoader, SeededSampler, SplitDataset
 from kdtune.data.splits import ImageData, Split
 from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from kdtune.models import build_model, probe_stage_shapes
@@ -92,7 +92,7 @@ def build_teacher(name: str, data: ImageData, image_size: int) -> nn.Module:
                     image_size, augment="none")  # fmt: skip
     with torch.no_grad():
         for indices in torch.split(torch.arange(len(sample)), 64):
-            teacher(sample[indices, 0][0])
+            teacher(default_collate(sample.__getitems__(indices.tolist()))[0])
     return teacher.eval().requires_grad_(False)
 
 
@@ -108,7 +108,7 @@ def train_in_memory(
     batches = []
     torch.manual_seed(0)
     for chosen, _ in SeededBatchSampler(len(data.train), config.batch_size, shuffle=True):
-        pixels, labels = images[chosen, 0]
+        pixels, labels = default_collate(images.__getitems__(chosen.tolist()))
         pixels = pixels.contiguous(memory_format=student.memory_format)
         with torch.no_grad():
             targets = method.targets(*teacher(pixels))
@@ -143,8 +143,8 @@ def train_with_live_teacher(config: TrainConfig, data: ImageData, teacher: nn.Mo
     """Way c: the loaders of `prepare_dataloaders`, and the teacher beside the student."""
     loader = DataLoader(
         SplitDataset(data.train, data.classes, config.image_size, augment="none"),
-        batch_size=None,
-        sampler=SeededBatchSampler(len(data.train), config.batch_size, shuffle=True),
+        batch_size=config.batch_size,
+        sampler=SeededSampler(SeededBatchSampler(len(data.train), config.batch_size, True)),
         num_workers=WORKERS,
         persistent_workers=True,
         generator=torch.Generator(),

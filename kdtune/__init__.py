@@ -16,6 +16,7 @@ _MODULES_BY_NAME = {
     "load_sweep": "kdtune.notebook.sweeps",
     "prepare_dataloaders": "kdtune.data.loaders",
     "run_sweep": "kdtune.tuning.sweep",
+    "trainable": "kdtune.tuning.trainable",
 }
 
 __all__ = list(_MODULES_BY_NAME)

@@ -1,20 +1,20 @@
 """Attention transfer in a notebook: `train_at` trains a student, the rest are its parts."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import Module
 
-from kdtune.config.train import TrainConfig
 from kdtune.data.loaders import Loader
 from kdtune.methods.at import attention_map
 from kdtune.methods.method import TensorsByName
 from kdtune.notebook import steps
-from kdtune.notebook.steps import load_teacher_model, train_epoch, validate
+from kdtune.notebook.steps import load_teacher_model
 from kdtune.training import maps
-from kdtune.training.run import run_training
+from kdtune.training.run import OnEpoch, run_training
 
 __all__ = [
     "DEFAULT_CONFIG", "compute_at_loss", "create_at_config", "draw_attention_maps",
@@ -25,13 +25,17 @@ __all__ = [
 Config = Mapping[str, Any]
 
 
+DEFAULT_CONFIG = steps.create_method_config("at", {}, {})
+"""Settings that a config does not override; a value that you change counts from then on."""
+
+_parse = partial(steps.parse_settings, "at", DEFAULT_CONFIG)
+train_epoch = steps.with_defaults(steps.train_epoch, "at", DEFAULT_CONFIG)
+validate = steps.with_defaults(steps.validate, "at", DEFAULT_CONFIG)
+
+
 def create_at_config(**kwargs: Any) -> dict[str, Any]:
     """Return complete settings of an attention-transfer run, see `TrainConfig`."""
-    return steps.create_method_config("at", kwargs)
-
-
-DEFAULT_CONFIG = create_at_config()
-"""Settings of `train_at` that a config does not override."""
+    return steps.create_method_config("at", DEFAULT_CONFIG, kwargs)
 
 
 def train_at(
@@ -39,6 +43,7 @@ def train_at(
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
+    on_epoch: OnEpoch = lambda metrics: None,
 ) -> dict[str, Any]:
     """Train a student with attention transfer; see `kdtune.training.run.run_training`.
 
@@ -49,13 +54,13 @@ def train_at(
             ``config["data_dir"]`` provides all images.
         val_loader: chooses the best epoch; without it, the last epoch counts as the best.
         test_loader: read once, at the end.
+        on_epoch: called with the entry of ``training_history`` after each epoch.
 
     Returns:
         ``model`` (weights of the best epoch), ``teacher_model`` or None, ``best_accuracy``,
         ``training_history``, ``test_results``, complete ``config`` and ``experiment_name``.
     """
-    settings = TrainConfig.for_method("at", config or {})
-    return run_training(settings, train_loader, val_loader, test_loader)
+    return run_training(_parse(config or {}), train_loader, val_loader, test_loader, on_epoch)
 
 
 def compute_at_loss(
@@ -74,8 +79,7 @@ def compute_at_loss(
         Scalars: ``loss`` (for `backward`), ``classification``, ``kd``, ``kd_weighted``, ``at`` and
         ``at_weighted``.
     """
-    settings = TrainConfig.for_method("at", config)
-    return steps.compute_loss(student_model, teacher_model, x, y, settings)
+    return steps.compute_loss(student_model, teacher_model, x, y, _parse(config))
 
 
 def extract_attention_maps(model: Module, x: Tensor, config: Config | None = None) -> list[Tensor]:

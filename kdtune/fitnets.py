@@ -8,15 +8,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from kdtune.config.train import TrainConfig
 from kdtune.data.loaders import Loader
 from kdtune.data.transforms import normalise
 from kdtune.methods.method import TensorsByName
 from kdtune.models import compute_logits_and_features
 from kdtune.notebook import steps
-from kdtune.notebook.steps import load_teacher_model, train_epoch, validate
+from kdtune.notebook.steps import load_teacher_model
 from kdtune.training import maps
-from kdtune.training.run import run_training
+from kdtune.training.run import OnEpoch, run_training
 
 __all__ = [
     "DEFAULT_CONFIG", "compute_fitnets_loss", "create_fitnets_config", "draw_feature_maps",
@@ -25,16 +24,17 @@ __all__ = [
 ]  # fmt: skip
 
 Config = Mapping[str, Any]
-_parse = partial(TrainConfig.for_method, "fitnets")
+DEFAULT_CONFIG = steps.create_method_config("fitnets", {}, {})
+"""Settings that a config does not override; a value that you change counts from then on."""
+
+_parse = partial(steps.parse_settings, "fitnets", DEFAULT_CONFIG)
+train_epoch = steps.with_defaults(steps.train_epoch, "fitnets", DEFAULT_CONFIG)
+validate = steps.with_defaults(steps.validate, "fitnets", DEFAULT_CONFIG)
 
 
 def create_fitnets_config(**kwargs: Any) -> dict[str, Any]:
     """Return complete settings of a FitNets run, see `TrainConfig`."""
-    return steps.create_method_config("fitnets", kwargs)
-
-
-DEFAULT_CONFIG = create_fitnets_config()
-"""Settings of `train_fitnets` that a config does not override."""
+    return steps.create_method_config("fitnets", DEFAULT_CONFIG, kwargs)
 
 
 def train_fitnets(
@@ -42,6 +42,7 @@ def train_fitnets(
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
+    on_epoch: OnEpoch = lambda metrics: None,
 ) -> dict[str, Any]:
     """Train a student with FitNets; returns and raises what `kdtune.at.train_at` does.
 
@@ -51,8 +52,9 @@ def train_fitnets(
         train_loader: see `kdtune.at.train_at`, as for the other loaders.
         val_loader: chooses the best epoch.
         test_loader: read once, at the end.
+        on_epoch: see `kdtune.at.train_at`.
     """
-    return run_training(_parse(config or {}), train_loader, val_loader, test_loader)
+    return run_training(_parse(config or {}), train_loader, val_loader, test_loader, on_epoch)
 
 
 def compute_fitnets_loss(

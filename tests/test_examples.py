@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import yaml
 from nbclient import NotebookClient
 from small_runs import write_digits
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
 def pictures(notebook):
@@ -38,7 +40,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     assert (tmp_path / "checkpoints" / "teacher_best.pth").exists()
 
 
-CLUSTER = Path(__file__).parent.parent / "examples" / "cluster"
+CLUSTER = ROOT / "examples" / "cluster"
 
 
 def test_the_cluster_launcher_file_fits_the_schema_of_ray():
@@ -117,3 +119,25 @@ def test_sigterm_from_slurm_reaches_the_sweep(tmp_path, variables):
         time.sleep(0.3)  # its trap is set
         job.terminate()
         assert job.wait(timeout=20) == 143
+
+
+@pytest.mark.slow
+def test_the_script_of_rays_resumes_after_a_kill(folder, teacher_file, tmp_path):
+    words = [
+        sys.executable, str(ROOT / "examples" / "ray_tune.py"), "--data", str(folder),
+        "--teacher", str(teacher_file), "--image-size", "8", "--epochs", "2", "--trials", "2",
+        "--concurrent", "1",
+    ]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TUNE_GLOBAL_CHECKPOINT_S": "0"}
+    deadline = time.monotonic() + 300
+    with subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL) as first:
+        while not (
+            [*tmp_path.glob("ray-tune/*/checkpoint_000000/student.pth")]
+            and [*tmp_path.glob("ray-tune/experiment_state-*.json")]
+        ):
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        first.kill()
+    again = subprocess.run(words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, timeout=300)
+    assert again.returncode == 0 and b"2 trials; the best: 0." in again.stdout
+    assert len([*tmp_path.glob("ray-tune/*/checkpoint_000001/student.pth")]) == 2

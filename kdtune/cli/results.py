@@ -149,16 +149,18 @@ def dashboard(folders: tuple[Path, ...], port: int) -> None:
 @option(
     "--format",
     "formats",
-    default="pth,safetensors,pt2",
+    multiple=True,
+    default=["pth,safetensors,pt2"],
     help="Formats of the networks: pth, safetensors, pt2, onnx.",
 )
 @options.patient("exporting, and checking what is exported")
-def export(folder: Path, formats: str, **selection: Any) -> None:
+def export(folder: Path, formats: tuple[str, ...], **selection: Any) -> None:
     """Export the best student of every cell for other projects, each with a card.
 
     In a confirmed sweep, that is the best run of the chosen trial.
     """
     from kdtune.export.bundle import export_sweep
 
-    names = tuple(name.strip() for name in formats.split(",") if name.strip())
+    words = (name.strip() for name in ",".join(formats).split(","))
+    names = tuple(dict.fromkeys(filter(None, words)))
     print("\n".join(export_sweep(folder, formats=names, **selection)))

@@ -159,6 +159,8 @@ class _BaseConfig(BaseModel):
         reason = message.replace("Input should be", "it must be", 1)
         if len(text := repr(error["input"])) > 80:  # such as a network in place of its path
             text = f"a {type(error['input']).__name__}"
+        if error["type"] == "string_type" and isinstance(error["input"], bool | int | float):
+            reason += ", in YAML in quotes"
         return f"The setting {key} cannot be {text}: {reason}."
 
 
@@ -464,6 +466,12 @@ def hash_settings(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
+def searchable_settings(methods: Iterable[str]) -> list[str]:
+    """Return the names of the settings, and strengths, that a search space may decide."""
+    method_keys = (key for method in methods for key in method_settings(method))
+    return [*_searchable_fields(), *STRENGTHS, *method_keys]
+
+
 def check_searchable(keys: Collection[str], methods: Iterable[str]) -> None:
     """Raise a `UserError` if a search space, or ``--setting``, may not decide a setting of a run.
 
@@ -471,8 +479,7 @@ def check_searchable(keys: Collection[str], methods: Iterable[str]) -> None:
         keys: names of the settings, or of strengths.
         methods: methods of the runs.
     """
-    method_keys = (key for method in methods for key in method_settings(method))
-    searchable = [*_searchable_fields(), *STRENGTHS, *method_keys]
+    searchable = searchable_settings(methods)
     require_one_of_each(keys)
     for key in keys:
         if key in _NOT_SEARCHABLE:

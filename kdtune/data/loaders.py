@@ -1,14 +1,14 @@
 """Data loaders for notebooks: of an image folder, and checks of a user's own."""
 
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from kdtune.config.train import TrainConfig
 from kdtune.data.batches import EVALUATION_BATCH_SIZE, Batch, SeededBatchSampler, is_tiny_batch
@@ -114,6 +114,10 @@ def class_names(loader: Any) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if isinstance(names, list | tuple) else None
 
 
+Index = int | tuple[int, int]
+"""Index of an image, with a seed if the image is to be augmented."""
+
+
 @dataclass(frozen=True)
 class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
     """The images of one split, decoded a batch at a time."""
@@ -126,20 +130,35 @@ class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int | tuple[Tensor, int]) -> tuple[Tensor, Tensor]:
-        """Return images float [B, 3, H, W] and labels [B] of (indices [B], seed).
+    def __getitem__(self, index: Index) -> tuple[Tensor, Tensor]:
+        """Return an image, float [3, H, W], and its label."""
+        return self.__getitems__([index])[0]
 
-        A plain index returns one image [3, H, W] and its label, not augmented.
-        """
-        if isinstance(index, int):
-            images, labels = replace(self, augment="none")[torch.tensor([index]), 0]
-            return images[0], labels[0]
-        indices, seed = index
-        batch = self.split.select(indices.tolist())
+    def __getitems__(self, indices: Sequence[Index]) -> list[tuple[Tensor, Tensor]]:
+        """Return images and labels; `DataLoader` asks for those of a batch in one call."""
+        pairs = [index if isinstance(index, tuple) else (index, None) for index in indices]
+        batch = self.split.select([i for i, _ in pairs])
         images = torch.from_numpy(decode_images(batch, self.image_size))
-        if self.augment != "none":
-            images = augment_images(images, (indices + seed).tolist(), self.augment)
-        return normalise(images), torch.from_numpy(np.asarray(batch.labels, dtype=np.int64))
+        seeds = [i + seed for i, seed in pairs if seed is not None]
+        if self.augment != "none" and seeds:
+            images = augment_images(images, seeds, self.augment)
+        labels = torch.from_numpy(np.asarray(batch.labels, dtype=np.int64))
+        return list(zip(normalise(images), labels, strict=True))
+
+
+@dataclass(frozen=True)
+class SeededSampler(Sampler[Index]):
+    """Single indices of a `SeededBatchSampler`, which a `DataLoader` joins to the same batches."""
+
+    batches: SeededBatchSampler
+
+    def __len__(self) -> int:
+        num_images, size = self.batches.num_images, self.batches.batch_size
+        return num_images - self.batches.drops_last * (num_images % size)
+
+    def __iter__(self) -> Iterator[Index]:
+        for indices, seed in self.batches:
+            yield from ((i, seed) for i in indices.tolist())
 
 
 ImageLoader = DataLoader[tuple[Tensor, Tensor]]
@@ -178,8 +197,8 @@ def prepare_dataloaders(
         augment = config.augment if training else "none"
         return DataLoader(
             SplitDataset(split, data.classes, config.image_size, augment),
-            batch_size=None,  # the dataset's items are batches
-            sampler=SeededBatchSampler(len(split), size, training),
+            batch_size=size,
+            sampler=SeededSampler(SeededBatchSampler(len(split), size, training)),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=has_gpu(),

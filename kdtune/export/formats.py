@@ -5,6 +5,7 @@ the CPU in float32. Only opening a ``.pt2`` can run code, since torch unpickles 
 """
 
 import json
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -190,7 +191,8 @@ def _read_pt2(path: Path) -> tuple[Logits, Any]:
         raise UserError(f"{printable_path(path)} is broken, or no program of torch.export.")
     extra_files = {METADATA_KEY: "null"}
     try:
-        program = torch.export.load(path, extra_files=extra_files).module()
+        with warnings.catch_warnings(action="ignore"):  # torch 2.9 warns of its own buffer
+            program = torch.export.load(path, extra_files=extra_files).module()
         values = json.loads(extra_files[METADATA_KEY])
     except Exception as error:
         raise UserError(f"{printable_path(path)} cannot be opened: {first_line(error)}.") from None

@@ -34,6 +34,21 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     return True
 
 
+def on_grid(distribution: BaseDistribution | None, value: Any) -> Any:
+    """Return a value without the rounding error of a stepped range.
+
+    Args:
+        distribution: of the value; None if it is not known.
+        value: as Optuna draws it, such as 0.1 + 2 * 0.1.
+
+    >>> from optuna.distributions import FloatDistribution
+    >>> on_grid(FloatDistribution(0.1, 0.5, step=0.1), 0.1 + 2 * 0.1)
+    0.3
+    """
+    has_step = isinstance(value, float) and getattr(distribution, "step", None) is not None
+    return float(f"{value:.12g}") if has_step else value
+
+
 @contextmanager
 def quiet_optuna(level: int = optuna.logging.WARNING) -> Iterator[None]:
     """Hide Optuna's messages below a level, such as the line about each new study."""

@@ -52,7 +52,7 @@ def pick_precision(precision: str, model: nn.Module, device: torch.device) -> to
     if precision == "auto" and device.type == "cuda":
         return fast_gpu_dtype(device)
     if precision == "auto" and device.type == "cpu":
-        has_amx = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        has_amx = bool(getattr(torch.cpu, "get_capabilities", dict[str, bool])().get("amx_bf16"))
         # Depthwise convolutions are slower in bfloat16 on a CPU.
         use_bf16 = has_amx and not _has_depthwise_convolutions(model)
         return torch.bfloat16 if use_bf16 else torch.float32

@@ -1,9 +1,11 @@
 """Steps of a run for a loop over epochs of one's own, with the training loop's numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -22,6 +24,9 @@ from kdtune.training import epoch, loop
 from kdtune.training.optimizer import match_memory_format
 from kdtune.training.step import TrainingStep, compute_parts
 from kdtune.training.teacher import load_teacher
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass
@@ -47,16 +52,60 @@ def student_progress(student_model: nn.Module) -> StudentProgress:
     return _PROGRESS.setdefault(student_model, StudentProgress())
 
 
-def create_method_config(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the complete settings of a run.
+def create_method_config(
+    method: str, defaults: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the complete settings of a run, see `parse_settings`.
 
     Args:
         method: name of its method.
+        defaults: see `parse_settings`.
         settings: settings that differ from the defaults.
     """
-    config = TrainConfig.for_method(method, settings)
+    config = parse_settings(method, defaults, settings)
     require_model(config.model)
     return config.model_dump()
+
+
+def parse_settings(
+    method: str, defaults: Mapping[str, Any], settings: Mapping[str, Any]
+) -> TrainConfig:
+    """Return the settings of a run; those that are not given are a user's defaults.
+
+    Args:
+        method: name of its method.
+        defaults: `DEFAULT_CONFIG` of its module, in which a user may have changed values.
+        settings: settings that differ from the defaults.
+    """
+    return TrainConfig.for_method(method, {**_changed(method, defaults), **settings})
+
+
+def _changed(method: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    original = TrainConfig.for_method(method, {}).model_dump()
+    return {k: v for k, v in defaults.items() if k not in original or original[k] != v}
+
+
+def with_defaults(
+    step: Callable[P, T], method: str, defaults: Mapping[str, Any]
+) -> Callable[P, T]:
+    """Return a function whose ``config`` may leave out the method, and what a user's defaults say.
+
+    Args:
+        step: takes ``config``, settings as a mapping.
+        method: of a config that names none.
+        defaults: see `parse_settings`; they are those of this method alone.
+    """
+
+    @wraps(step)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        call = signature(step).bind(*args, **kwargs)
+        config = {"method": method, **call.arguments["config"]}
+        if config["method"] == method:
+            config = {**_changed(method, defaults), **config}
+        call.arguments["config"] = config
+        return step(*call.args, **call.kwargs)
+
+    return run
 
 
 def load_teacher_model(
@@ -140,13 +189,13 @@ def train_epoch(
         train_loader: batches (images [B, 3, H, W], labels [B]).
         optimizer: of the student's parameters; the caller changes its learning rate.
         device: where to train, whatever the config says.
-        config: complete settings from `create_at_config` or `create_fitnets_config`.
+        config: settings that differ from `DEFAULT_CONFIG`; they may name any method.
 
     Returns:
         ``epoch``, its number from 1; and means over the images: ``loss``, its parts
         (``classification``, ``kd``, ``kd_weighted``, ...) and ``accuracy`` (share of 1).
     """
-    settings = _parse_config(config, device)
+    settings = TrainConfig.parse({**config, "device": str(device)})
     settings.require_defaults({*LOADED_DATA_FIELDS, "ema_decay"}, "a loop of your own")
     student, teacher, method = _prepare_step(student_model, teacher_model, settings)
     optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -178,7 +227,7 @@ def validate(
         device: where to compute, whatever the config says.
         config: see `train_epoch`.
     """
-    settings = _parse_config(config, device)
+    settings = TrainConfig.parse({**config, "device": str(device)})
     student, teacher, method = _prepare_step(student_model, teacher_model, settings)
     batches = _wrap_loader(val_loader, "val_loader", student_model, settings)
     return epoch.evaluate_epoch(student, teacher, method, batches)
@@ -202,15 +251,6 @@ def evaluate_model(
     num_classes = count_classes(model, settings.image_size)
     batches = CheckedLoader(test_loader, "test_loader", num_classes=num_classes)
     return epoch.evaluate(model, batches, settings)
-
-
-def _parse_config(config: Mapping[str, Any], device: str | torch.device) -> TrainConfig:
-    if "method" not in config:
-        raise UserError(
-            "The config does not name its method; make it with create_at_config or "
-            "create_fitnets_config."
-        )
-    return TrainConfig.parse({**config, "device": str(device)})
 
 
 def _wrap_loader(

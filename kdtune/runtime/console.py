@@ -1,4 +1,4 @@
-"""Messages on stderr, and text that is safe to print."""
+"""Messages for the user, and text that is safe to print."""
 
 import os
 import sys
@@ -17,9 +17,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def in_notebook() -> bool:
+    """Return True in the process of a notebook."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    return "IPKernelApp" in getattr(get_ipython(), "config", ())
+
+
 def say(text: str) -> None:
-    """Print a line to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line to stderr, but to stdout in a notebook, which shows stderr in red."""
+    print(text, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
 
 
 @contextmanager

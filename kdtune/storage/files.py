@@ -15,6 +15,21 @@ from kdtune.runtime.console import printable_path
 NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, quota, limit of a file
 
 
+class _YamlLoader(yaml.SafeLoader):
+    """Reads YAML in which ``1:30`` is text, not the 90 of YAML 1.1."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
+        return node.value if ":" in node.value else super().construct_yaml_int(node)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> Any:
+        return node.value if ":" in node.value else super().construct_yaml_float(node)
+
+
+for _kind in ("int", "float"):
+    _construct = getattr(_YamlLoader, f"construct_yaml_{_kind}")
+    _YamlLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _construct)
+
+
 @contextmanager
 def disk_full_as_error(target: str | Path) -> Iterator[None]:
     """Raise a `DiskFullError` that names `target` if the disk is full or a limit is reached."""
@@ -81,14 +96,14 @@ def write_yaml(path: Path, content: dict[str, Any]) -> None:
 def parse_yaml_value(text: str) -> Any:
     """Parse a YAML value: ``0.1`` is a number, ``true`` a bool, ``abc`` a string."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _YamlLoader)
     except yaml.YAMLError:
         raise UserError(f"'{text}' is not a value: brackets or quotes do not match.") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _YamlLoader)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.") from None
     except UnicodeDecodeError:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from kdtune.config.train import (
     file_stem,
     layer_names,
 )
-from kdtune.data.batches import Batch, TrainingBatches, describe_left_out
+from kdtune.data.batches import Batch, SeededBatchSampler, TrainingBatches, describe_left_out
 from kdtune.data.decoding import decode_images
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
 from kdtune.data.splits import ImageData
@@ -47,6 +48,9 @@ PREPARING = "decoding images, and computing the teacher's targets if there is on
 
 Loaders = Mapping[str, Loader | None]
 
+OnEpoch = Callable[[dict[str, Any]], object]
+"""Takes the metrics of an epoch, once its files are written; its result does not matter."""
+
 
 class RunWatch(NamedTuple):
     """Functions that follow a run.
@@ -66,6 +70,7 @@ def run_training(
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
     watch: RunWatch | None = None,
+    on_epoch: OnEpoch = lambda metrics: None,
 ) -> dict[str, Any]:
     """Train once and write the run's files.
 
@@ -80,6 +85,7 @@ def run_training(
         val_loader: likewise. With a `train_loader` alone the last epoch counts as the best.
         test_loader: likewise, optional, and read once, at the end.
         watch: takes the lines and the steps of the run; None writes the lines to stderr.
+        on_epoch: see `OnEpoch`.
 
     Returns:
         ``model`` (weights of the best validation epoch, eval mode), ``teacher_model`` or None,
@@ -121,7 +127,13 @@ def run_training(
         logits, _ = probe(teacher, normalise(sample_images))
         require_finite(config, {"logits": logits.cpu().numpy()})
     history = checkpoint["history"] if checkpoint is not None else []
-    files = RunFiles(config, classes, teacher, sample_images, resumed_from, history, watch.say)
+    steps: Any = train_loader
+    if data is not None:
+        steps = SeededBatchSampler(len(data.train), config.batch_size, shuffle=True)
+    num_steps = length_hint(steps) or None
+    files = RunFiles(
+        config, classes, teacher, sample_images, resumed_from, history, num_steps, watch.say
+    )
 
     def on_step(epoch: int, step: int, loss: Tensor) -> None:
         files.log_step(epoch, step, loss)
@@ -145,6 +157,7 @@ def run_training(
             files.say(describe_start(config, len(data.train)))
         for result in epochs:
             files.save_epoch(result)
+            on_epoch(files.history[-1])
         model = result.student
         model.load_state_dict(result.state["best_weights"])
         files.save_best_weights(result)

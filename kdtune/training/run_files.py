@@ -12,11 +12,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from kdtune.config.train import TrainConfig
 from kdtune.models.checkpoints import read_checkpoint, save_model
-from kdtune.runtime.console import say
+from kdtune.runtime.console import in_notebook, say
 from kdtune.runtime.device import gpu_software
 from kdtune.storage.files import make_folder, write_text
 from kdtune.training.loop import EpochResult
 from kdtune.training.maps import draw_maps, spatial_attention_map
+from kdtune.training.progress_bars import ProgressBars
 
 
 @dataclass
@@ -26,6 +27,7 @@ class RunFiles:
     Attributes:
         sample_images: images on which student and teacher are drawn, [B, 3, H, W].
         last_checkpoint: path of the newest, or of the one that is resumed.
+        num_steps: of an epoch; None if it is not known.
         print_line: takes each line of the log.
     """
 
@@ -35,20 +37,28 @@ class RunFiles:
     sample_images: Tensor
     last_checkpoint: str | None
     history: list[dict[str, Any]]
+    num_steps: int | None = None
     print_line: Callable[[str], None] = say
 
     def __post_init__(self) -> None:
         self.stem, self.log_dir = str(self.config.experiment_name), Path(self.config.log_dir)
+        self._bars: ProgressBars | None = None
 
     def __enter__(self) -> Self:
         make_folder(Path(self.config.save_dir))
         make_folder(self.log_dir)
         # TensorBoard drops later steps that an earlier run of this name wrote.
         self.writer = SummaryWriter(self.log_dir / self.stem, purge_step=len(self.history) + 1)
+        self._log(f"settings: {json.dumps(self.config.model_dump())}")
+        if in_notebook():
+            counts = len(self.history), self.config.epochs, self.num_steps
+            self._bars = ProgressBars(self.stem, *counts)
         return self
 
     def __exit__(self, error_type: type | None, error: object, traceback: object) -> None:
         self.writer.close()
+        if self._bars is not None:
+            self._bars.close()
         if error_type is KeyboardInterrupt:
             if len(self.history) == self.config.epochs:
                 best_path = self._checkpoint_path("best")
@@ -63,6 +73,13 @@ class RunFiles:
     def say(self, text: str) -> None:
         """Print a line, and write it to the log."""
         self.print_line(text)
+        self._log(text)
+
+    def _say_progress(self, text: str) -> None:
+        """Write a line to the log; print it where no bars show the same."""
+        (self.say if self._bars is None else self._log)(text)
+
+    def _log(self, text: str) -> None:
         with open(self.log_dir / f"{self.stem}.log", "a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
@@ -74,13 +91,21 @@ class RunFiles:
             step: in the epoch, from 1.
             loss: of its batch.
         """
+        if self._bars is not None:
+            self._bars.add_step()
         if step % self.config.print_freq == 0:
-            self.say(f"epoch {epoch}/{self.config.epochs}, step {step}: loss {loss.item():.4f}")
+            self._say_progress(
+                f"epoch {epoch}/{self.config.epochs}, step {step}: loss {loss.item():.4f}"
+            )
 
     def save_epoch(self, result: EpochResult) -> None:
         """Write the log lines, events and checkpoints of an epoch."""
         self._log_device(result)
-        self.say(result.describe(self.config))
+        self._say_progress(result.describe(self.config))
+        if self._bars is not None:
+            self._bars.add_epoch(_figures(result, self.config))
+        parts = {"lr": result.lr, **result.losses}
+        self._log(", ".join(f"{name} {value:.6g}" for name, value in parts.items()))
         metrics = result.metrics()
         self.history.append(metrics)
         for key, value in metrics.items():
@@ -133,3 +158,11 @@ class RunFiles:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write the summary of the run as JSON."""
         write_text(self.log_dir / f"{self.stem}_summary.json", json.dumps(summary, indent=2))
+
+
+def _figures(result: EpochResult, config: TrainConfig) -> dict[str, str]:
+    """Return the figures beside a progress bar."""
+    figures = {"loss": f"{result.train_loss:.4f}"}
+    shown = {"validation": result.validation_score(config)}
+    shown["best"] = result.best_validation_accuracy
+    return figures | {k: f"{100 * v:.2f} %" for k, v in shown.items() if v is not None}

@@ -450,3 +450,18 @@ def test_a_path_that_is_not_utf8_is_a_sentence(kdtune, tmp_path):
     code, _, err = kdtune("sweep", "--name", "x", "--data", name, "--methods", "student",
                           "--no-baselines")  # fmt: skip
     assert code == 2 and r"caf\xe9 is not plain UTF-8, which Ray cannot take" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ((), ("pth", "safetensors", "pt2")),
+        (("--format", "onnx", "--format", "pth"), ("onnx", "pth")),
+        (("--format", "onnx, pth", "--format", "pth"), ("onnx", "pth")),
+    ],
+)
+def test_every_format_counts_that_export_is_given(kdtune, tmp_path, monkeypatch, flags, names):
+    asked = {}
+    monkeypatch.setattr("kdtune.export.bundle.export_sweep", lambda *_, **a: [asked.update(a)][:0])
+    code, _, _ = kdtune("export", tmp_path, "--out", "x", *flags)
+    assert code == 0 and asked["formats"] == names

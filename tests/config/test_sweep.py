@@ -18,6 +18,9 @@ from kdtune.errors import UserError
         ({"data": "d", "epochs": 3, "grace_period": 4}, "grace_period (4) cannot be above epochs"),
         ({"data": "d", "settings": {"seed": 1}}, "'seed' has a flag of its own"),
         ({"data": "d", "settings": [1]}, "settings cannot be [1]"),
+        ({"data": "d", "time_budget": "1:30"}, "write it as 2h, 1h30m"),
+        ({"data": "d", "name": 2024}, "name cannot be 2024: it must be a valid string, in YAML"),
+        ({"data": "d", "name": False}, "name cannot be False: it must be a valid string, in YAML"),
         (
             {"data": "d", "trackers": "mlflow,comet"},
             "cannot be 'comet': it must be 'mlflow' or 'wandb'",

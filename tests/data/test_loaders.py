@@ -3,6 +3,7 @@
 import pytest
 import torch
 from small_runs import IMAGE_SIZE, write_digits
+from torch.utils.data import DataLoader, Subset
 
 from kdtune import prepare_dataloaders
 from kdtune.at import train_at
@@ -30,6 +31,15 @@ def test_batches_are_those_of_a_run(folder, workers, augment):
         assert len(got) == len(expected) == len(loaders[0]) == len(ours)
         for (images, labels), (pixels, wanted, _) in zip(got, expected, strict=True):
             assert torch.equal(images, normalise(pixels)) and torch.equal(labels, wanted)
+
+
+def test_a_loader_has_a_batch_size_and_its_dataset_single_images(folder):
+    train, validation, _ = prepare_dataloaders(str(folder), 16, 0, True, IMAGE_SIZE)
+    assert (train.batch_size, validation.batch_size) == (16, 256)
+    image, label = train.dataset[3]
+    again = DataLoader(Subset(train.dataset, [3, 5]), batch_size=2)
+    [(images, labels)] = again
+    assert torch.equal(images[0], image) and labels[0] == label and images.shape[0] == 2
 
 
 def test_loaders_have_the_classes_and_splits_of_the_folder(folder):

@@ -9,6 +9,8 @@ import torchvision
 from small_runs import IMAGE_SIZE, small_config
 from torch.nn import functional as F
 
+import kdtune.at
+import kdtune.fitnets
 from kdtune import evaluate_model, load_model, prepare_dataloaders
 from kdtune.at import compute_at_loss, create_at_config, load_teacher_model, train_epoch, validate
 from kdtune.config.train import TrainConfig
@@ -219,8 +221,6 @@ def test_a_model_is_evaluated_as_its_run_did(folder):
 def test_mistakes_are_sentences(wide_teacher):
     student = build_model("MultiBranchNet", 10, IMAGE_SIZE)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
-    with pytest.raises(UserError, match="does not name its method; make it with create_at_config"):
-        train_epoch(student, None, [], optimizer, "cpu", {"lr": 0.1})
     with pytest.raises(UserError, match="train_loader has no batch with more than one image"):
         train_epoch(student, None, [], optimizer, "cpu", create_at_config())
     for setting in ({"ema_decay": 0.9}, {"mix": "cutmix"}):
@@ -254,3 +254,38 @@ def test_mistakes_are_sentences(wide_teacher):
         load_teacher_model(wide_teacher, 10, "gpu")
     with pytest.raises(UserError, match="settings of the method 'fitnets', not of 'at'"):
         compute_at_loss(student, None, None, None, create_fitnets_config())
+
+
+def test_the_module_gives_the_method_that_a_config_leaves_out(networks):
+    x, y = torch.rand(4, 3, IMAGE_SIZE, IMAGE_SIZE), torch.tensor([0, 3, 9, 1])
+    own = {"image_size": IMAGE_SIZE}
+    for module, part in ((kdtune.at, "at"), (kdtune.fitnets, "feature")):
+        found = module.validate(*networks, [(x, y)], "cpu", own)
+        assert part in found
+        named = {**own, "method": module.__name__.removeprefix("kdtune.")}
+        assert found == module.validate(*networks, [(x, y)], "cpu", named)
+    named = kdtune.at.validate(*networks, [(x, y)], "cpu", {**own, "method": "kd", "alpha": 1.0})
+    assert "kd" in named and "at" not in named
+
+
+@pytest.mark.parametrize(
+    ("module", "create"), [(kdtune.at, create_at_config), (kdtune.fitnets, create_fitnets_config)]
+)
+def test_a_changed_default_counts(module, create, networks, monkeypatch):
+    untouched = create()
+    monkeypatch.setitem(module.DEFAULT_CONFIG, "beta", 7.0)
+    monkeypatch.setitem(module.DEFAULT_CONFIG, "image_size", IMAGE_SIZE)
+    assert create() == {**untouched, "beta": 7.0, "image_size": IMAGE_SIZE}
+    assert create(beta=2.0)["beta"] == 2.0
+    x, y = torch.rand(4, 3, IMAGE_SIZE, IMAGE_SIZE), torch.tensor([0, 3, 9, 1])
+    found = module.validate(*networks, [(x, y)], "cpu", {})
+    [part] = {"at", "feature"} & found.keys()
+    assert found[f"{part}_weighted"] == pytest.approx(7 * found[part])
+    # A recipe decides what the user has not changed.
+    assert create(recipe="strong")["lr_scheduler"] != untouched["lr_scheduler"]
+
+
+def test_a_misspelt_default_is_refused(monkeypatch):
+    monkeypatch.setitem(kdtune.at.DEFAULT_CONFIG, "epoch", 1)
+    with pytest.raises(UserError, match="There is no setting 'epoch'; did you mean 'epochs'"):
+        kdtune.at.train_at()

@@ -3,7 +3,7 @@
 import pytest
 
 from kdtune.errors import UserError
-from kdtune.storage.files import atomic_write, read_yaml, write_text, write_yaml
+from kdtune.storage.files import atomic_write, parse_yaml_value, read_yaml, write_text, write_yaml
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -37,6 +37,13 @@ def test_bad_yaml_is_an_error_of_one_line(tmp_path, monkeypatch, text, sentence)
         read_yaml(tmp_path / "bad.yaml")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "hacked").exists()
+
+
+def test_minutes_and_seconds_are_no_number(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("budget: 1:30\nlong: 1:30:00.5\nlr: 0.1\ntrials: 20\n")
+    assert read_yaml(path) == {"budget": "1:30", "long": "1:30:00.5", "lr": 0.1, "trials": 20}
+    assert parse_yaml_value("1:30") == "1:30" and parse_yaml_value("1e-3") == "1e-3"
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -173,6 +174,52 @@ def test_progress_is_said_every_print_freq_steps(folder, capsys):
     said = capsys.readouterr().err
     assert "epoch 1/1, step 4: loss" in said and "epoch 1/1, step 8: loss" in said
     assert "step 1:" not in said and "step 5:" not in said
+
+
+def test_the_log_has_settings_rate_and_parts_of_the_loss(folder, teacher_file):
+    config = small_config(
+        folder, teacher_model=str(teacher_file), experiment_name="x", step_size=1
+    )
+    run = run_training(config)
+    log = Path("logs/x.log").read_text()
+    [settings] = re.findall(r"settings: (.*)", log)
+    assert json.loads(settings) == run["config"]
+    first, second = re.findall(r"lr (\S+), .*at (\S+), at_weighted (\S+)", log)
+    for found, row in zip((first, second), run["training_history"], strict=True):
+        expected = [row[key] for key in ("lr", "loss_at", "loss_at_weighted")]
+        assert [*map(float, found)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_notebook_has_bars_on_stdout_and_no_red_lines(folder, monkeypatch, capsys):
+    for module in ("kdtune.training.run_files", "kdtune.runtime.console"):
+        monkeypatch.setattr(f"{module}.in_notebook", lambda: True)
+    config = small_config(folder, method="student", experiment_name="x", print_freq=4)
+    result = run_training(config)
+    out, err = capsys.readouterr()
+    assert "2/2" in out and f"best={100 * result['best_accuracy']:.2f} %" in out
+    assert "/9 [" in out  # steps of an epoch
+    assert not err and "epoch 2/2: loss" not in out
+    log = Path("logs/x.log").read_text()
+    assert "epoch 2/2: loss" in log and "epoch 1/2, step 4: loss" in log
+
+
+def test_a_function_gets_each_epoch_and_may_end_the_run(folder):
+    def stop(metrics):
+        seen.append(metrics)
+        if metrics["epoch"] == 2:
+            raise StopIteration("enough")
+
+    seen = []
+    config = small_config(folder, experiment_name="x").model_dump()
+    run = train_at(config, on_epoch=seen.append)
+    assert seen == run["training_history"] and len(seen) == 2
+    with pytest.raises(StopIteration, match="enough"):
+        train_fitnets(
+            {"data_dir": str(folder), "image_size": 8, "epochs": 3, "experiment_name": "y"},
+            on_epoch=stop,
+        )
+    assert [row["epoch"] for row in seen[2:]] == [1, 2]
+    assert Path("checkpoints/y_best.pth").exists()
 
 
 def test_a_run_without_teacher_says_so_once(folder, capsys):

@@ -13,6 +13,7 @@ import pandas as pd
 
 from kdtune.config.strengths import STRENGTHS
 from kdtune.log import events as log_events
+from kdtune.log.distributions import on_grid, parse_distributions
 from kdtune.log.events import Event
 from kdtune.log.settings_scores import SettingsScores
 from kdtune.log.trial_history import TrialHistory, TrialRecord
@@ -36,7 +37,7 @@ def trials_table(events: Iterable[Event]) -> pd.DataFrame:
     """
     events = list(events)
     trials, scores = TrialHistory(events).trials.values(), _score_columns(events)
-    values = [{**t.proposed.params, **_scaled_weights(t.proposed)} for t in trials]
+    values = [{**_searched_values(t.proposed), **_scaled_weights(t.proposed)} for t in trials]
     hyperparameters = dict.fromkeys(chain.from_iterable(values))
     rows = [
         {
@@ -67,6 +68,11 @@ def _score_columns(events: Iterable[Event]) -> dict[str, dict[str, float]]:
                 "rank_in_cell": rank,
             }
     return columns
+
+
+def _searched_values(proposed: log_events.TrialProposed) -> dict[str, Any]:
+    distributions = parse_distributions(proposed.distributions)
+    return {k: on_grid(distributions.get(k), v) for k, v in proposed.params.items()}
 
 
 def _scaled_weights(proposed: log_events.TrialProposed) -> dict[str, Any]:

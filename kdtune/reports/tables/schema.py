@@ -10,6 +10,10 @@ TEXT, FLAG, ANY = "text", "flag", "any"
 """Formats of columns without numbers; a column with the format `ANY` mixes types."""
 
 
+# Before pandas 3, "str" makes text of values that are missing.
+_TEXT_DTYPE = "str" if int(pd.__version__.partition(".")[0]) >= 3 else "object"
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a table.
@@ -30,7 +34,7 @@ class Column:
     @property
     def dtype(self) -> str:
         """The pandas type of the values."""
-        types = {TEXT: "str", FLAG: "boolean", ANY: "object"}
+        types = {TEXT: _TEXT_DTYPE, FLAG: "boolean", ANY: "object"}
         return types.get(self.format, "Int64" if self.format.endswith("d") else "float64")
 
     def to_texts(self, table: pd.DataFrame) -> list[str]:

@@ -13,8 +13,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 
 from kdtune.config.names import require_sampler_name
-from kdtune.errors import UserError
+from kdtune.errors import UserError, first_line
 from kdtune.tuning.search.gp_sampler import GaussianProcessSampler
+from kdtune.tuning.search.optuna_private import KNOWS_RUNNING_TRIALS
 from kdtune.tuning.search.space import SearchSpace
 
 GRID_SAMPLER = "grid"  # tries every point of a space once, in random order
@@ -44,12 +45,12 @@ STATEFUL_SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
 
 def choose_sampler(space: SearchSpace) -> str:
     """Return the sampler that `AUTO_SAMPLER` stands for; benchmarks/README.md compares them."""
-    return GP_SAMPLER if space.define_by_run is None else "tpe"
+    return GP_SAMPLER if KNOWS_RUNNING_TRIALS and space.define_by_run is None else "tpe"
 
 
 def describe_sampler(name: str) -> str:
     """Return the name of a sampler for the user."""
-    auto = f"{GP_SAMPLER} (tpe for a space that is a function)"
+    auto = f"{GP_SAMPLER} (tpe for a space that is a function)" if KNOWS_RUNNING_TRIALS else "tpe"
     return auto if name == AUTO_SAMPLER else name
 
 
@@ -61,10 +62,18 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
             or function that returns a sampler, as ``package.module.Name``.
         seed: passed to it if it takes a ``seed``.
     """
+    if name == GP_SAMPLER and not KNOWS_RUNNING_TRIALS:
+        raise UserError("The sampler 'gp' needs Optuna 5; take another one, such as 'tpe'.")
     factory = (STATELESS_SAMPLERS | STATEFUL_SAMPLERS).get(name) or _import_sampler(name)
-    seed_kwargs = {"seed": seed} if "seed" in inspect.signature(factory).parameters else {}
-    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        sampler = factory(**seed_kwargs)
+    try:
+        takes_seed = "seed" in inspect.signature(factory).parameters
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            sampler = factory(**({"seed": seed} if takes_seed else {}))
+    except Exception as error:  # whatever a class or function may raise
+        raise UserError(
+            f"The sampler '{name}' cannot be made: {first_line(error)}; "
+            "give a function of your own that makes it."
+        ) from None
     if not isinstance(sampler, BaseSampler):
         returned = type(sampler).__name__
         raise UserError(f"'{name}' returns no sampler of Optuna's, but a {returned}.")

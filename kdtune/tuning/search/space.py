@@ -5,15 +5,17 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import indent
 from types import ModuleType
 from typing import Any, Self, get_args
 
+import numpy as np
 import optuna
 from optuna import distributions as ranges
-from ray.tune.search.sample import Domain
+from ray.tune.search.sample import Categorical, Domain, Function
 
 import search_spaces
 from kdtune.config.ranges import Range
@@ -25,9 +27,9 @@ from kdtune.config.strengths import (
     strengths_to_weights,
     without_settings,
 )
-from kdtune.config.train import TrainConfig, check_searchable, method_settings
+from kdtune.config.train import TrainConfig, check_searchable, method_settings, searchable_settings
 from kdtune.errors import UserError, first_line
-from kdtune.log.distributions import contains, quiet_optuna
+from kdtune.log.distributions import contains, on_grid, quiet_optuna
 from kdtune.log.events import Cell
 from kdtune.methods import METHODS
 from kdtune.plugins import PLUGINS
@@ -108,10 +110,23 @@ class SearchSpace:
         return space
 
     def ask_study(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
-        """Ask a study for a trial; return it with all settings that the space decides."""
+        """Ask a study for a trial; return it with all settings that the space decides.
+
+        Raises:
+            optuna.TrialPruned: by a space that is a function, which has no such point.
+        """
         trial = study.ask(self.distributions)
-        defined = self.define_by_run(trial) or {} if self.define_by_run is not None else {}
-        return trial, override_settings({**trial.params, **defined}, self.constants)
+        try:
+            defined = self.define_by_run(trial) if self.define_by_run is not None else None
+        except optuna.TrialPruned:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            raise
+        settings = {k: on_grid(trial.distributions[k], v) for k, v in trial.params.items()}
+        if defined is not None:  # other names are helpers of the function
+            known = searchable_settings([self.method])
+            settings = {key: value for key, value in settings.items() if key in known}
+            settings |= {key: _plain(value) for key, value in defined.items()}
+        return trial, override_settings(settings, self.constants)
 
     @property
     def has_strengths(self) -> bool:
@@ -129,7 +144,7 @@ class SearchSpace:
         """Return the part of a point that this space searches; empty if a value is outside."""
         try:
             trial, _ = self.trial_at(point)
-        except ValueError:  # a choice that is not in the list
+        except (ValueError, optuna.TrialPruned):  # a choice that is not in the list
             return {}
         searched = {key: value for key, value in point.items() if key in trial.distributions}
         is_inside = all(contains(trial.distributions[k], v) for k, v in searched.items())
@@ -147,7 +162,11 @@ class SearchSpace:
         points += [{}] * 20
         for point in points:
             study.enqueue_trial(point)
-        return [self.ask_study(study) for _ in points]
+        probed = []
+        for _ in points:
+            with suppress(optuna.TrialPruned):
+                probed.append(self.ask_study(study))
+        return probed
 
 
 def _is_whole(method: str, setting: str) -> bool:
@@ -223,16 +242,36 @@ def _parse_space(path: Path, module: Any) -> SearchSpace:
     start = module.START
     if not isinstance(start, list | tuple) or not all(isinstance(p, dict) for p in start):
         raise UserError("START must be a list of dicts, one for each point.")
-    distributions = {}
-    for key, value in settings.items():
-        if isinstance(value, Domain):
-            try:
-                distributions[key] = to_optuna(value)
-            except ValueError as error:
-                raise UserError(f"the range of {key} is bad: {error}") from None
-    constants = {key: value for key, value in settings.items() if key not in distributions}
+    found = {key: _parse_range(key, value) for key, value in settings.items()}
+    distributions = {key: value for key, value in found.items() if value is not None}
+    constants = {k: _plain(v) for k, v in settings.items() if k not in distributions}
+    points = [{key: _plain(value) for key, value in point.items()} for point in start]
     docstring, path = inspect.cleandoc(module.__doc__ or ""), path.resolve()
-    return SearchSpace(module.METHOD, distributions, constants, define, [*start], docstring, path)
+    return SearchSpace(module.METHOD, distributions, constants, define, points, docstring, path)
+
+
+def _parse_range(key: str, value: Any) -> ranges.BaseDistribution | None:
+    """Return the distribution of a range; None for a constant."""
+    if isinstance(value, dict) and "grid_search" in value:
+        raise UserError(f"{key} is a tune.grid_search: use tune.choice, and --sampler grid.")
+    if isinstance(value, Function):
+        raise UserError(f"{key} is a tune.sample_from: make SPACE a function of a trial.")
+    if not isinstance(value, Domain):
+        return None
+    if isinstance(value, Categorical):
+        value = Categorical([*map(_plain, value.categories)])
+    try:
+        distribution = to_optuna(value)
+    except ValueError as error:
+        raise UserError(f"the range of {key} is bad: {error}") from None
+    return type(distribution)(**{name: _plain(v) for name, v in vars(distribution).items()})
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without numpy's types, which JSON does not know."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _validate_space(space: SearchSpace) -> None:
@@ -241,15 +280,30 @@ def _validate_space(space: SearchSpace) -> None:
             probed = space.probe_points()
     except Exception as error:  # whatever a user's function may raise
         raise UserError(f"it gives no point: {error}") from None
-    for _, settings in probed:
+    if not probed:
+        raise UserError("it gives no point: it raises TrialPruned for all that were tried.")
+    for trial, settings in probed:
+        _require_plain_choices(trial)
         check_searchable(settings, [space.method])
         weights = strengths_to_weights(settings, loss_scales={})
         TrainConfig.parse({"method": space.method, **weights})
-    for point, (trial, settings) in zip(space.start_points, probed, strict=False):
+    for point in space.start_points:
+        try:
+            trial, settings = space.trial_at(point)
+        except optuna.TrialPruned:
+            raise UserError(f"it raises TrialPruned for the point {point} of START.") from None
         for key, value in point.items():
             searched = trial.distributions.get(key)
             if not (contains(searched, value) if searched else settings.get(key) == value):
                 raise UserError(f"{key} = {value!r} in START is not a point of the space.")
+
+
+def _require_plain_choices(trial: optuna.Trial) -> None:
+    for name, distribution in trial.distributions.items():
+        for choice in getattr(distribution, "choices", ()):
+            if isinstance(choice, np.generic):
+                kind = type(choice).__name__
+                raise UserError(f"{name} has numpy's {kind} as choices: give them by .tolist().")
 
 
 def serialize_distributions(trial_or_space: optuna.Trial | SearchSpace) -> dict[str, Any]:

@@ -37,7 +37,11 @@ NUM_CANDIDATES = 3
 
 _Asked = tuple[optuna.Trial, dict[str, Any]]  # and all settings that its space decides
 
-_point_key = partial(json.dumps, sort_keys=True)
+
+def _point_key(params: Mapping[str, Any]) -> str:
+    """Return a key that equal points have, whatever their rounding errors."""
+    rounded = {k: float(f"{v:.12g}") if isinstance(v, float) else v for k, v in params.items()}
+    return json.dumps(rounded, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,10 @@ class CellStudies:
         may_repeat = self.sweep.allow_duplicates and self.sweep.sampler != samplers.GRID_SAMPLER
         for attempt in range(_SAMPLER_ATTEMPTS + _RANDOM_ATTEMPTS):
             study.sampler = self._make_sampler(cell, attempt)
-            trial, settings = ask(study)
+            try:
+                trial, settings = ask(study)
+            except optuna.TrialPruned:  # a point that the space does not have
+                continue
             if may_repeat or _point_key(trial.params) not in self._tried_points[cell]:
                 return trial, settings
             study.tell(trial, state=OptunaState.FAIL)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import optuna
+
 from kdtune.config.strengths import STRENGTHS, strengths_to_weights
 from kdtune.log.events import Cell, EarlierCell, Observation, SweepOpening, TrialState, WarmStart
 from kdtune.log.folder import SweepFolder
@@ -107,7 +109,10 @@ def _find_difference(
 ) -> str | None:
     """Return why an earlier trial does not count as an observation; None if it does."""
     proposed = trial.proposed
-    optuna_trial, settings = space.trial_at(space.restrict_point(proposed.params))
+    try:
+        optuna_trial, settings = space.trial_at(space.restrict_point(proposed.params))
+    except optuna.TrialPruned:
+        return "its search space differs"
     current_point = optuna_trial.params, serialize_distributions(optuna_trial)
     if current_point != (proposed.params, proposed.distributions):
         return "its search space differs"

@@ -52,9 +52,8 @@ class TrialCheckpoints:
             content = read_if_intact(path)
             if content is not None and self._has_same_config(content):
                 self._saved_epoch = content["epoch"]
-                weights = content["weights"]
-                state = {"best_weights": weights, **content["training"], "student": weights}
-                return state, [EpochMetrics(**metrics) for metrics in content["history"]]
+                history = [EpochMetrics(**metrics) for metrics in content["history"]]
+                return resumable_state(content), history
         return None
 
     def _has_same_config(self, content: dict[str, Any]) -> bool:
@@ -85,21 +84,9 @@ class TrialCheckpoints:
         if self._saved_epoch == result.epoch:
             return
         started = time.perf_counter()
-        training = {key: value for key, value in result.state.items() if key != "student"}
-        if result.is_best:
-            del training["best_weights"]  # they are the student's
         path = self.folder / f"epoch-{result.epoch:05d}.pth"
-        save_model(
-            path,
-            result.student,
-            config=self.config.model_dump(),
-            classes=list(self.classes),
-            epoch=result.epoch,
-            validation_accuracy=result.validation_score(self.config),
-            training=training,
-            history=[metrics.model_dump() for metrics in history],
-            sync=False,
-        )
+        metrics = [metrics.model_dump() for metrics in history]
+        save_epoch(path, self.config, self.classes, result, history=metrics)
         for old in list_checkpoints(self.folder)[:-CHECKPOINTS_PER_TRIAL]:
             old.unlink(missing_ok=True)
         self._saved_epoch, self._seconds_since_save = result.epoch, 0.0
@@ -144,6 +131,40 @@ class RemoteTrialCheckpoints(TrialCheckpoints):
         else:
             seconds = time.monotonic() - started
             self.write_cost.seconds_per_byte += seconds / path.stat().st_size
+
+
+def save_epoch(
+    path: Path, config: TrainConfig, classes: tuple[str, ...], result: EpochResult, **values: Any
+) -> None:
+    """Save a network and the state after an epoch, from which `resumable_state` resumes.
+
+    Args:
+        path: the file.
+        config: the run's settings.
+        classes: class names.
+        result: the epoch.
+        values: further plain values.
+    """
+    training = {key: value for key, value in result.state.items() if key != "student"}
+    if result.is_best:
+        del training["best_weights"]  # they are the student's
+    save_model(
+        path,
+        result.student,
+        config=config.model_dump(),
+        classes=list(classes),
+        epoch=result.epoch,
+        validation_accuracy=result.validation_score(config),
+        training=training,
+        sync=False,
+        **values,
+    )
+
+
+def resumable_state(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the state for `fit` from the content of a checkpoint."""
+    weights = content["weights"]
+    return {"best_weights": weights, **content["training"], "student": weights}
 
 
 def count_bytes(state: object) -> int:

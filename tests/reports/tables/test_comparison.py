@@ -471,7 +471,7 @@ def test_every_look_has_a_level_and_the_interval_that_goes_with_it():
 def test_a_look_is_what_it_was_before_there_were_further_seeds():
     a, b = growing_cells()
     early = compare(first_seeds(a, 5), first_seeds(b, 5), looks=(5,))
-    assert early == compare(a, b, looks=(5,))
+    assert str(early) == str(compare(a, b, looks=(5,)))  # NaN is not NaN
 
 
 def test_seeds_after_the_last_planned_look_change_nothing():
@@ -479,7 +479,7 @@ def test_seeds_after_the_last_planned_look_change_nothing():
     looks = first_seeds(a, 8), first_seeds(b, 8)
     assert compare(*looks, looks=(5, 8)).seeds == 8
     a.correct[21] = b.correct[21] = np.ones(IMAGES, dtype=bool)
-    assert compare(a, b, looks=(20, 21)) == compare(a, b, looks=(20,))
+    assert str(compare(a, b, looks=(20, 21))) == str(compare(a, b, looks=(20,)))
 
 
 def test_holm_and_the_decision_use_the_level_of_the_look():

@@ -178,3 +178,13 @@ def test_images_that_were_left_out_are_told():
     said = "Images that cannot be read were left out: 2 train, 1 validation (bad_images.csv)."
     assert bad_images_note(events) == said
     assert bad_images_note([sweep_started()]) is None
+
+
+def test_a_value_of_a_stepped_range_is_shown_without_its_rounding_error():
+    distribution = FloatDistribution(0.1, 0.5, step=0.1)
+    update = {
+        "params": {"alpha": 0.1 + 2 * 0.1},
+        "distributions": {"alpha": json.loads(distribution_to_json(distribution))},
+    }
+    trial = proposed("at-A-000").model_copy(update=update)
+    assert [*trials_table([STARTED, trial]).alpha] == [0.3]

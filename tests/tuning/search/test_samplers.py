@@ -9,7 +9,9 @@ import pytest
 from kdtune.config.names import SAMPLER_NAMES
 from kdtune.errors import UserError
 from kdtune.tuning.search import samplers
+from kdtune.tuning.search.optuna_private import KNOWS_RUNNING_TRIALS
 from kdtune.tuning.search.samplers import (
+    GP_SAMPLER,
     GRID_SAMPLER,
     STATEFUL_SAMPLERS,
     STATELESS_SAMPLERS,
@@ -18,6 +20,8 @@ from kdtune.tuning.search.samplers import (
     require_finite,
 )
 from kdtune.tuning.search.space import load_space, load_spaces
+
+UNTRIED = {GRID_SAMPLER} if KNOWS_RUNNING_TRIALS else {GRID_SAMPLER, GP_SAMPLER}
 
 
 def write_space(folder, text):
@@ -29,7 +33,7 @@ def write_space(folder, text):
 @pytest.mark.parametrize(
     "name",
     [
-        *(name for name in STATELESS_SAMPLERS if name != GRID_SAMPLER),
+        *(name for name in STATELESS_SAMPLERS if name not in UNTRIED),
         *STATEFUL_SAMPLERS,
         "optuna.samplers.NSGAIISampler",
     ],
@@ -51,6 +55,7 @@ def test_a_sampler_of_ones_own(tmp_path, monkeypatch):
         "def plain(): return RandomSampler(0)\n"
         "class Seeded(RandomSampler): pass\n"
         "def wrong(seed): return seed\n"
+        "def raises(): raise OSError('no licence')\n"
         "1 / len(__name__)\n"
     )
     (tmp_path / "broken.py").write_text("1 / 0")
@@ -62,6 +67,10 @@ def test_a_sampler_of_ones_own(tmp_path, monkeypatch):
         "mine.gone": "cannot be imported: module 'mine' has no attribute 'gone'",
         "broken.x": "cannot be imported: division by zero",
         "nowhere.x": "cannot be imported: No module named 'nowhere'",
+        "optuna.samplers.GridSampler": "cannot be made: .*missing 1 required positional argument: "
+        "'search_space'; give a function of your own that makes it",
+        "optuna.samplers.BaseSampler": "cannot be made: Can't instantiate abstract class",
+        "mine.raises": "'mine.raises' cannot be made: no licence; give a function",
         "tpee": "no sampler 'tpee'; did you mean 'tpe'?",
     }.items():
         with pytest.raises(UserError, match=sentence.replace("?", r"\?")):
@@ -104,6 +113,7 @@ def test_a_continuous_range_has_no_grid(tmp_path, text):
         require_finite(write_space(tmp_path, text))
 
 
+@pytest.mark.skipif(not KNOWS_RUNNING_TRIALS, reason="needs Optuna 5")
 def test_auto_is_gp_for_a_space_that_is_a_dict(tmp_path):
     function = "METHOD='at'; START=[]\ndef SPACE(trial): trial.suggest_float('lr', 0.1, 1)"
     assert choose_sampler(load_spaces()["at"]) == "gp"

@@ -1,15 +1,24 @@
 """Search spaces: the built-in ones, and those of users."""
 
+import json
+
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from sweep_harness import sweep_config
 
 from kdtune.config.ranges import parse_range
 from kdtune.config.strengths import strengths_to_weights
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
-from kdtune.tuning.search.space import describe_space, load_space, load_spaces
+from kdtune.tuning.search.space import (
+    describe_space,
+    load_space,
+    load_spaces,
+    serialize_distributions,
+)
+from kdtune.tuning.search.studies import CellStudies
 
 
 @pytest.fixture
@@ -166,12 +175,92 @@ def test_a_conditional_space(write):
             "is bad: .*beta cannot be -1.0",
         ),
         ("1 / 0", "cannot be loaded: division by zero"),
+        (
+            "METHOD='at'; SPACE={'lr': tune.grid_search([0.1, 0.01])}; START=[]",
+            "lr is a tune.grid_search: use tune.choice, and --sampler grid",
+        ),
+        (
+            "METHOD='at'; SPACE={'lr': tune.sample_from(lambda s: 0.1)}; START=[]",
+            "lr is a tune.sample_from: make SPACE a function of a trial",
+        ),
+        (
+            "METHOD='at'; START=[]; import numpy as np\n"
+            "def SPACE(trial): trial.suggest_categorical('batch_size', list(np.array([8, 16])))",
+            "batch_size has numpy's int64 as choices: give them by .tolist",
+        ),
+        (
+            "METHOD='at'; START=[]; import optuna\ndef SPACE(trial): raise optuna.TrialPruned()",
+            "gives no point: it raises TrialPruned for all",
+        ),
+        (
+            "METHOD='at'; START=[{'alpha': 0.9}]; import optuna\n"
+            "def SPACE(trial):\n"
+            "    if trial.suggest_float('alpha', 0, 1) > 0.5: raise optuna.TrialPruned()",
+            "raises TrialPruned for the point {'alpha': 0.9} of START",
+        ),
     ],
 )
 def test_a_bad_space_is_one_sentence(write, text, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         load_space(write(text))
     assert "\n" not in str(error.value)
+
+
+def test_numpys_numbers_become_pythons(write):
+    path = write(
+        "METHOD='at'; import numpy as np\n"
+        "SPACE={'batch_size': tune.choice(list(np.array([8, 16]))),"
+        " 'step_size': tune.randint(np.int64(1), np.int64(4)), 'lr': np.float32(0.5)}\n"
+        "START=[{'batch_size': np.int64(8), 'step_size': np.int64(2)}]"
+    )
+    space = load_space(path)
+    assert json.dumps(space.start_points) == '[{"batch_size": 8, "step_size": 2}]'
+    assert json.dumps(space.constants) == '{"lr": 0.5}'
+    written = serialize_distributions(space)
+    assert written["batch_size"]["attributes"]["choices"] == [8, 16]
+    assert written["step_size"]["attributes"]["high"] == 3
+
+
+def test_what_a_function_suggests_under_other_names_is_its_own(write):
+    path = write(
+        "METHOD='at'; START=[{'log_lr': -2.0}]\n"
+        "def SPACE(trial): return {'lr': 10 ** trial.suggest_float('log_lr', -4, -1)}"
+    )
+    trial, settings = load_space(path).trial_at({"log_lr": -2.0})
+    assert trial.params == {"log_lr": -2.0} and settings == {"lr": 0.01}
+    path = write("METHOD='at'; START=[]\ndef SPACE(trial): trial.suggest_float('log_lr', -4, -1)")
+    with pytest.raises(UserError, match="There is no setting 'log_lr'"):
+        load_space(path)
+
+
+def test_points_that_a_function_prunes_are_not_of_the_space(write):
+    path = write(
+        "METHOD='at'; START=[]; import optuna\n"
+        "def SPACE(trial):\n"
+        "    if trial.suggest_float('alpha', 0, 1) + trial.suggest_float('beta', 0, 1) > 1:\n"
+        "        raise optuna.TrialPruned()"
+    )
+    space = load_space(path)
+    seen = [settings for _, settings in space.probe_points()]
+    assert seen and all(s["alpha"] + s["beta"] <= 1 for s in seen)
+    sweep = sweep_config(methods="at", models="A", baselines=False, sampler="tpe")
+    studies = CellStudies(sweep, {"at": space})
+    proposed = [studies.propose(("at", "A"), str(i)).settings for i in range(10)]
+    assert all(s["alpha"] + s["beta"] <= 1 for s in proposed)
+
+
+@pytest.mark.parametrize("sampler", ["auto", "tpe", "grid", "random", "qmc", "cmaes"])
+def test_a_point_of_a_stepped_range_is_tried_once(write, sampler):
+    path = write(
+        "METHOD='at'; SPACE={'alpha': tune.quniform(0.1, 0.5, 0.1)}; START=[{'alpha': 0.3}]"
+    )
+    sweep = sweep_config(methods="at", models="A", baselines=False, sampler=sampler)
+    studies = CellStudies(sweep, {"at": load_space(path)})
+    found = []
+    while (proposal := studies.propose(("at", "A"), str(len(found)))) is not None:
+        found.append(proposal.settings["alpha"])
+        assert len(found) <= 5
+    assert sorted(found) == [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
 def test_a_missing_space_is_named():
