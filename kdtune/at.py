@@ -14,7 +14,7 @@ from kdtune.methods.method import TensorsByName
 from kdtune.notebook import steps
 from kdtune.notebook.steps import load_teacher_model
 from kdtune.training import maps
-from kdtune.training.run import OnEpoch, run_training
+from kdtune.training.run import OnEpoch, RunWatch, run_training
 
 __all__ = [
     "DEFAULT_CONFIG", "compute_at_loss", "create_at_config", "draw_attention_maps",
@@ -60,7 +60,8 @@ def train_at(
         ``model`` (weights of the best epoch), ``teacher_model`` or None, ``best_accuracy``,
         ``training_history``, ``test_results``, complete ``config`` and ``experiment_name``.
     """
-    return run_training(_parse(config or {}), train_loader, val_loader, test_loader, on_epoch)
+    watch = RunWatch(on_epoch=on_epoch)
+    return run_training(_parse(config or {}), train_loader, val_loader, test_loader, watch)
 
 
 def compute_at_loss(

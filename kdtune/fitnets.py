@@ -15,7 +15,7 @@ from kdtune.models import compute_logits_and_features
 from kdtune.notebook import steps
 from kdtune.notebook.steps import load_teacher_model
 from kdtune.training import maps
-from kdtune.training.run import OnEpoch, run_training
+from kdtune.training.run import OnEpoch, RunWatch, run_training
 
 __all__ = [
     "DEFAULT_CONFIG", "compute_fitnets_loss", "create_fitnets_config", "draw_feature_maps",
@@ -54,7 +54,8 @@ def train_fitnets(
         test_loader: read once, at the end.
         on_epoch: see `kdtune.at.train_at`.
     """
-    return run_training(_parse(config or {}), train_loader, val_loader, test_loader, on_epoch)
+    watch = RunWatch(on_epoch=on_epoch)
+    return run_training(_parse(config or {}), train_loader, val_loader, test_loader, watch)
 
 
 def compute_fitnets_loss(

@@ -58,10 +58,12 @@ class RunWatch(NamedTuple):
     Attributes:
         say: takes lines about what is built, and about each epoch.
         on_step: called after each training step; None if not needed.
+        on_epoch: called after each epoch, see `OnEpoch`.
     """
 
     say: Callable[[str], None] = say
     on_step: OnStep | None = None
+    on_epoch: OnEpoch = lambda metrics: None
 
 
 def run_training(
@@ -70,7 +72,6 @@ def run_training(
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
     watch: RunWatch | None = None,
-    on_epoch: OnEpoch = lambda metrics: None,
 ) -> dict[str, Any]:
     """Train once and write the run's files.
 
@@ -84,8 +85,7 @@ def run_training(
         train_loader: batches (images, labels), a re-iterable; None uses `config.data_dir`.
         val_loader: likewise. With a `train_loader` alone the last epoch counts as the best.
         test_loader: likewise, optional, and read once, at the end.
-        watch: takes the lines and the steps of the run; None writes the lines to stderr.
-        on_epoch: see `OnEpoch`.
+        watch: follows the run; None writes its lines to stderr.
 
     Returns:
         ``model`` (weights of the best validation epoch, eval mode), ``teacher_model`` or None,
@@ -157,7 +157,7 @@ def run_training(
             files.say(describe_start(config, len(data.train)))
         for result in epochs:
             files.save_epoch(result)
-            on_epoch(files.history[-1])
+            watch.on_epoch(files.history[-1])
         model = result.student
         model.load_state_dict(result.state["best_weights"])
         files.save_best_weights(result)

@@ -38,7 +38,7 @@ def test_a_network_without_counters_has_an_average_too():
 
 
 def test_weights_that_moved_since_are_followed():
-    """As to another memory format, which gives a kernel of one pixel and channel new memory."""
+    """Another memory format gives a kernel of one pixel and one channel new memory."""
     network = torch.nn.Conv2d(1, 4, 1)
     ema = ModelEma(network, 0.5)
     network.weight.data = network.weight.detach().clone()
