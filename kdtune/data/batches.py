@@ -234,7 +234,7 @@ def copy_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
     if device.type != "cuda":
         yield from prefetch(move_batch(batch, device) for batch in batches)
         return
-    # Streams are handed out in turns: one of the usual priority would once be the stream on which a
+    # Streams are handed out in turns: one of the usual priority would once be that on which a
     # CUDA graph is recorded, and the copies would become a part of the graph.
     stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
