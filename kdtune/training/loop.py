@@ -24,6 +24,7 @@ from kdtune.methods.student import StudentOnly
 from kdtune.models import build_model, probe, stage_shapes
 from kdtune.models.on_device import DeviceModel, pick_device
 from kdtune.models.pretrained import load_pretrained
+from kdtune.runtime.device import is_gpu
 from kdtune.runtime.seeds import derive_seed
 from kdtune.training.cuda_graph import CudaGraphRecorder, GraphedStep
 from kdtune.training.ema import ModelEma
@@ -171,9 +172,9 @@ class _Run:
 
     def _make_step(self) -> TrainingStep:
         models = self.student, self.teacher, self.method, self.optimizer
-        if self.student.device.type != "cuda" or not self.config.cuda_graph:
-            return TrainingStep(*models)
-        return GraphedStep(*models, CudaGraphRecorder(self.student.device))
+        if is_gpu(self.student.device) and self.config.cuda_graph:
+            return GraphedStep(*models, CudaGraphRecorder(self.student.device))
+        return TrainingStep(*models)
 
     def balance_classes(self, class_counts: Sequence[int] | None) -> None:
         if class_counts is None:

@@ -12,7 +12,7 @@ from kdtune.models.on_device import DeviceModel
 from kdtune.training.cuda_graph import GraphedStep, Recorder
 from kdtune.training.ema import ModelEma
 from kdtune.training.epoch import train_epoch
-from kdtune.training.loop import build_method_for_models, build_student
+from kdtune.training.loop import build_method_for_models, build_student, fit
 from kdtune.training.optimizer import build_optimizer
 from kdtune.training.step import TrainingStep
 
@@ -178,3 +178,23 @@ def test_a_gradient_scaler_survives_a_step_that_cannot_be_recorded(folder, enabl
     with pytest.warns(RuntimeWarning, match="without a CUDA graph: cannot be recorded."):
         metrics = train_epoch(step, make_batches(teacher, method))
     assert metrics["loss"] > 0
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_a_run_on_a_gpu_records_its_steps_unless_a_setting_says_no(
+    folder, monkeypatch, cuda_graph
+):
+    _, teacher, method, _ = make_parts(folder, epochs=2)
+    batches, recorder = make_batches(teacher, method), RecordingOnCpu()
+    settings = {"method": "at", "alpha": 0.5, "beta": 2.0, "epochs": 2}
+
+    def train_losses(**more):
+        config = small_config(folder, **settings, **more)
+        results = fit(config, batches, None, num_classes=10, teacher=teacher.model)
+        return [result.train_loss for result in results]
+
+    on_cpu = train_losses()
+    monkeypatch.setattr("kdtune.training.loop.is_gpu", lambda device: True)
+    monkeypatch.setattr("kdtune.training.loop.CudaGraphRecorder", lambda device: recorder)
+    assert train_losses(cuda_graph=cuda_graph) == on_cpu
+    assert (recorder.recorded, recorder.replayed) == ((2, 4) if cuda_graph else (0, 0))
