@@ -26,9 +26,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from kdtune.config.data import DataSource
 from kdtune.config.strengths import STRENGTHS as WEIGHT_NAMES
 from kdtune.config.strengths import strengths_to_weights
-from kdtune.config.train import DataSource, TrainConfig
+from kdtune.config.train import TrainConfig
 from kdtune.data.splits import ImageData
 from kdtune.errors import DivergedError
 from kdtune.training.epoch_data import find_data

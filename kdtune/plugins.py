@@ -201,10 +201,11 @@ class PluginManager:
         ``name``, ``sha256``, ``installed`` and the names it ``provides``.
         """
         provided: dict[Plugin, dict[str, None]] = {}  # names in order, each once
-        for registry in self._registries:
-            for name in names.get(registry.attribute, ()):
-                if (provider := registry.providers.get(name)) is not None:
-                    provided.setdefault(provider, {})[name] = None
+        for attribute, requested in names.items():
+            for registry in (r for r in self._registries if r.attribute == attribute):
+                for name in requested:
+                    if (provider := registry.providers.get(name)) is not None:
+                        provided.setdefault(provider, {})[name] = None
         return [
             {"name": p.name, "sha256": p.sha256, "installed": p.installed, "provides": [*provides]}
             for p, provides in provided.items()

@@ -65,7 +65,8 @@ def _setting_advice(flag: str, words: list[str]) -> str | None:
         flag: unknown, with its hyphens.
         words: all words of the command.
     """
-    from kdtune.config.train import ALIASES, METHOD_DEFAULTS, check_searchable
+    from kdtune.config.base import ALIASES
+    from kdtune.config.train import METHOD_DEFAULTS, check_searchable
 
     key = flag.lstrip("-").replace("-", "_")
     key = ALIASES.get(key, key)
@@ -101,14 +102,16 @@ def resume_options(confirm: bool = False) -> Iterator[click.Option]:
 
 def train_options(*names: str) -> Iterator[click.Option]:
     """Return options for settings of a run: its images, and those that are named."""
-    from kdtune.config.train import DataConfig, TrainConfig
+    from kdtune.config.data import DataConfig
+    from kdtune.config.train import TrainConfig
 
     return _make_options(TrainConfig, ("data_dir", *DataConfig.model_fields, *names))
 
 
 def data_options() -> Iterator[click.Option]:
     """Return options for the settings that say which images there are, and how they look."""
-    from kdtune.config.train import DataSource, TrainConfig
+    from kdtune.config.data import DataSource
+    from kdtune.config.train import TrainConfig
 
     return _make_options(TrainConfig, DataSource._fields[1:])
 

@@ -84,3 +84,15 @@ def split_teacher(teacher: str) -> tuple[str | None, str]:
     name, separator, path = teacher.partition("=")
     is_path = not separator or "/" in name or Path(teacher).expanduser().exists()
     return (None, teacher) if is_path else (name, path)
+
+
+FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
+
+
+def file_stem(*names: str) -> str:
+    """Join names to a file name that every file system accepts.
+
+    >>> file_stem("at", "torchvision:resnet34")
+    'at-torchvision.resnet34'
+    """
+    return "-".join(names).replace(":", ".").replace("@", ".")

@@ -9,8 +9,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdtune.config import train
+from kdtune.config.data import DATA_DESCRIPTION, DataConfig, DataSource
 from kdtune.config.data_forms import require_data
-from kdtune.config.names import require_model_name, require_sampler_name, split_teacher
+from kdtune.config.names import (
+    FILE_NAME_PATTERN,
+    require_model_name,
+    require_sampler_name,
+    split_teacher,
+)
 from kdtune.config.ranges import is_range, parse_point, parse_range
 from kdtune.config.recipes import DEFAULT_RECIPE, RECIPES, join_student, split_student
 from kdtune.config.strengths import COUNTERPARTS, strengths_to_weights
@@ -142,13 +148,11 @@ Gpus = Annotated[
 ]
 
 
-class SweepConfig(train.DataConfig):
+class SweepConfig(DataConfig):
     """Settings of a sweep; keys are the flags of ``kdtune sweep``."""
 
-    name: str = Field(
-        description="the sweep's folder in results/", pattern=train.FILE_NAME_PATTERN
-    )
-    data: str = Field(description=train.DATA_DESCRIPTION)
+    name: str = Field(description="the sweep's folder in results/", pattern=FILE_NAME_PATTERN)
+    data: str = Field(description=DATA_DESCRIPTION)
     teacher: str | None = Field(None, description=train.TEACHER_DESCRIPTION)
     teacher_layers: train.Layers = Field(None, description=train.LAYERS_DESCRIPTION)
     methods: Names = Field(("at", "fitnets"), min_length=1, description="methods to compare")
@@ -346,10 +350,10 @@ class SweepConfig(train.DataConfig):
             raise UserError(f"{what} is bad: the sweep's settings fix {setting}.")
 
     @property
-    def data_source(self) -> train.DataSource:
+    def data_source(self) -> DataSource:
         """The images of the sweep."""
-        _, *keys = train.DataSource._fields
-        return train.DataSource(self.data, *(getattr(self, key) for key in keys))
+        _, *keys = DataSource._fields
+        return DataSource(self.data, *(getattr(self, key) for key in keys))
 
     def locations(self, uses_teacher: bool) -> dict[str, Any]:
         """Return settings of a run that may differ from the log: its data, teacher and cache."""

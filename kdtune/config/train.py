@@ -4,21 +4,14 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-    model_validator,
-)
-from pydantic_core import ErrorDetails
+from pydantic import BeforeValidator, ConfigDict, Field, create_model, model_validator
 
+from kdtune.config.base import ALIASES, BaseConfig
+from kdtune.config.data import DATA_DESCRIPTION, DataConfig, DataSource
 from kdtune.config.methods import BUILTIN_METHODS, SettingValues
+from kdtune.config.names import FILE_NAME_PATTERN
 from kdtune.config.recipes import DEFAULT_RECIPE, RECIPES, load_recipe
 from kdtune.config.strengths import STRENGTHS, require_one_of_each
 from kdtune.errors import UserError, did_you_mean
@@ -56,9 +49,6 @@ LOCATION_FIELDS = {
 }  # fmt: skip
 """Settings that depend on the machine and do not change what is learned."""
 
-ALIASES = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"}
-"""Names that other tools have for our settings, where the spelling differs much."""
-
 Metric = Literal["accuracy", "balanced_accuracy"]
 """Accuracies to search and decide by; the balanced one is the mean recall of the classes."""
 
@@ -88,125 +78,11 @@ def layer_names(layers: str | None) -> list[str]:
 MAX_ADAMW_LR = 0.1
 """Training with AdamW diverges far below. The search spaces of kdtune go higher, for SGD."""
 
-FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
-
-
-def file_stem(*names: str) -> str:
-    """Join names to a file name that every file system accepts.
-
-    >>> file_stem("at", "torchvision:resnet34")
-    'at-torchvision.resnet34'
-    """
-    return "-".join(names).replace(":", ".").replace("@", ".")
-
-
-def _check_colour(name: str) -> str:
-    from PIL import ImageColor
-
-    if len(ImageColor.getrgb(name)) != 3:  # else a colour that shows what is below
-        raise ValueError("it must be opaque")
-    return name
-
-
-Colour = Annotated[str, AfterValidator(_check_colour)]
-"""A colour's name, or its code such as ``#ff8000``."""
-
-
-class DataSource(NamedTuple):
-    """Images of a run: the arguments of `kdtune.data.folders.find_images`."""
-
-    data_dir: str
-    data_root: str | None = None
-    train_images: int | None = None
-    validation_images: int | None = None
-    test_images: int | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    background: str = "white"
-    bit_depth: int | None = None
-
-
-class _BaseConfig(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @classmethod
-    def parse(cls, settings: Mapping[str, Any]) -> Self:
-        """Build settings from a plain mapping; a `UserError` names the key that is not valid."""
-        for key in settings:
-            if not isinstance(key, str):
-                known = did_you_mean("", cls.model_fields)
-                raise UserError(f"{key!r} is no setting's name; {known}")
-        try:
-            return cls(**settings)
-        except ValidationError as error:
-            raise UserError(cls._describe_error(error.errors()[0])) from None
-
-    @classmethod
-    def _describe_error(cls, error: ErrorDetails) -> str:
-        key, message = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
-        match error["type"]:
-            case "extra_forbidden":
-                suggestion = did_you_mean(key, cls.model_fields, ALIASES)
-                return f"There is no setting '{key}'; {suggestion}"
-            case "missing":
-                return f"The setting '{key}' is missing."
-            case "string_pattern_mismatch":
-                return (
-                    f"The setting {key} cannot be {error['input']!r}: use letters, digits and ._-"
-                )
-        if not key:
-            return message
-        reason = message.replace("Input should be", "it must be", 1)
-        if len(text := repr(error["input"])) > 80:  # such as a network in place of its path
-            text = f"a {type(error['input']).__name__}"
-        if error["type"] == "string_type" and isinstance(error["input"], bool | int | float):
-            reason += ", in YAML in quotes"
-        return f"The setting {key} cannot be {text}: {reason}."
-
-
-class DataConfig(_BaseConfig):
-    """Settings of images that runs and sweeps share."""
-
-    data_root: str | None = Field(
-        None, description="folder of named data sets; datasets/ in the cache if not given"
-    )
-    train_images: int | None = Field(
-        None, ge=2, description="size of a stratified subset for training; all if not given"
-    )
-    validation_images: int | None = Field(
-        None, ge=2, description="size of a stratified subset for validation; all if not given"
-    )
-    test_images: int | None = Field(
-        None, ge=2, description="size of a stratified subset for testing; all if not given"
-    )
-    image_column: str | None = Field(
-        None, description="column of a table with the images; found by its name if not given"
-    )
-    label_column: str | None = Field(
-        None, description="column of a table with the labels; found by its name if not given"
-    )
-    background: Colour = Field(
-        "white", description="colour below transparent images, such as black or #808080"
-    )
-    bit_depth: int | None = Field(
-        None,
-        ge=8,
-        le=16,
-        description="used bits of 16-bit images; those of 64 training images if not given",
-    )
-    cache_gb: float = Field(
-        20, ge=0, description="size of this machine's cache in GB; 0 keeps nothing on disk"
-    )
-    skip_bad_images: bool = Field(False, description="leave out images that cannot be read")
-
 
 @lru_cache
-def _method_settings_model(definitions: tuple[tuple[str, type, Any], ...]) -> type[_BaseConfig]:
+def _method_settings_model(definitions: tuple[tuple[str, type, Any], ...]) -> type[BaseConfig]:
     fields: Any = {key: (kind, default) for key, kind, default in definitions}
-    return create_model("MethodSettings", __base__=_BaseConfig, **fields)
-
-
-DATA_DESCRIPTION = "a folder, a table, tar shards, hf:NAME, or the name of a data set"
+    return create_model("MethodSettings", __base__=BaseConfig, **fields)
 
 
 class TrainConfig(DataConfig):

@@ -12,7 +12,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
-from kdtune.config.train import TrainConfig, file_stem
+from kdtune.config.names import file_stem
+from kdtune.config.train import TrainConfig
 from kdtune.data.decoding import decode_images
 from kdtune.data.transforms import normalise
 from kdtune.errors import DiskFullError, RunError, UserError, did_you_mean, first_line

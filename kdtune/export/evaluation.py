@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kdtune.config.train import DataSource
+from kdtune.config.data import DataSource
 from kdtune.data.batches import EVALUATION_BATCH_SIZE
 from kdtune.data.decoding import decode_images
 from kdtune.data.image_files import list_images

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from kdtune.config.train import FILE_NAME_PATTERN, Metric
+from kdtune.config.names import FILE_NAME_PATTERN
+from kdtune.config.train import Metric
 from kdtune.storage.array_cache import CacheProgress
 
 Cell = tuple[str, str]  # (method, model): has its own study, rungs and share of the budget.

@@ -11,8 +11,9 @@ from typing import Self
 import numpy as np
 from filelock import FileLock, Timeout
 
+from kdtune.config.names import file_stem
 from kdtune.config.sweep import CONFIRM_SETTINGS, SweepConfig
-from kdtune.config.train import Metric, file_stem
+from kdtune.config.train import Metric
 from kdtune.errors import UserError
 from kdtune.log.event_log import parse_events
 from kdtune.log.events import ConfirmStarted, Event, RunTested, SweepOpening, SweepStarted

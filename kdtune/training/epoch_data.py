@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from kdtune.config.train import DataSource, TrainConfig
+from kdtune.config.data import DataSource
+from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batches
 from kdtune.data.decoded import DecodedDataset, View, drop_unreadable
 from kdtune.data.folders import find_images

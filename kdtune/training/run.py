@@ -11,13 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdtune.config.train import (
-    LOADED_DATA_FIELDS,
-    OUTPUT_FIELDS,
-    TrainConfig,
-    file_stem,
-    layer_names,
-)
+from kdtune.config.names import file_stem
+from kdtune.config.train import LOADED_DATA_FIELDS, OUTPUT_FIELDS, TrainConfig, layer_names
 from kdtune.data.batches import Batch, SeededBatchSampler, TrainingBatches, describe_left_out
 from kdtune.data.decoding import decode_images
 from kdtune.data.loaders import CheckedLoader, Loader, class_names

@@ -15,8 +15,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from kdtune.config.data import DataSource
 from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import DataSource
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError, last_line
 from kdtune.plugins import PLUGINS, Plugin

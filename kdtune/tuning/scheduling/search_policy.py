@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from kdtune.config.names import file_stem
 from kdtune.config.strengths import strengths_to_weights
 from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import file_stem
 from kdtune.log.events import Cell, CellModelled, Event, SpaceExhausted, TrialProposed
 from kdtune.log.settings_scores import SettingsScores
 from kdtune.runtime.console import say

@@ -14,8 +14,8 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState as OptunaState
 
+from kdtune.config.names import file_stem
 from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import file_stem
 from kdtune.log import events
 from kdtune.log.distributions import parse_distributions, quiet_optuna
 from kdtune.log.events import Cell, TrialState

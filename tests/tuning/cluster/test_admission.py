@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from kdtune.config.data import DataSource
 from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import DataSource
 from kdtune.errors import UserError
 from kdtune.tuning.cluster import admission as cluster
 from kdtune.tuning.cluster.admission import (
