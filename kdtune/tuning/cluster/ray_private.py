@@ -60,15 +60,29 @@ def is_ray_node() -> bool:
     return bool(services.find_node_ids())
 
 
-def configure_tune(verbose: bool) -> None:
-    """Switch off the files, the output and the signal handler of Tune, in this process."""
-    os.environ |= {
+@contextmanager
+def configure_tune(verbose: bool) -> Iterator[None]:
+    """Switch off the files, the output and the signal handler of Tune in this process, for now.
+
+    A Tuner of the user's own, later in the same process, has Tune's defaults again.
+    """
+    variables = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and JSON per trial: the log has it all
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # snapshots of Tune's are never read
         "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints a table even when it is silenced
         "TUNE_PRINT_ALL_TRIAL_ERRORS": str(int(verbose)),
     }
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def trial_resources(allocation: Allocation) -> tune.PlacementGroupFactory:

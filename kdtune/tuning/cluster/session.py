@@ -231,10 +231,12 @@ def run_trials(
         callbacks: called at every turn of Tune's loop.
         verbose: print all of Tune's output on stderr.
     """
-    ray_private.configure_tune(verbose)
     level = logging.NOTSET if verbose else logging.CRITICAL  # it lists trials that failed
     logging.getLogger("ray.tune.tune").setLevel(level)
-    with tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as tune_folder:
+    with (
+        ray_private.configure_tune(verbose),
+        tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as tune_folder,
+    ):
         tuner = tune.Tuner(
             tune.with_resources(
                 trainable, lambda c: ray_private.trial_resources(Allocation(**c["allocation"]))

@@ -79,8 +79,10 @@ def test_configure_tune(ray_session, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(os, "environ", os.environ.copy())
     for variable in ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "RAY_AIR_NEW_OUTPUT"):
         monkeypatch.delenv(variable, raising=False)
-    ray_private.configure_tune(verbose=False)
-    run_tune(tmp_path, FIFOScheduler())
+    before = os.environ.copy()
+    with ray_private.configure_tune(verbose=False):
+        run_tune(tmp_path, FIFOScheduler())
+    assert os.environ == before
     assert not list(tmp_path.rglob("result.json")) and not list(tmp_path.rglob("progress.csv"))
     assert "Trial status" not in capfd.readouterr().out
 
