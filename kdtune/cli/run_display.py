@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from kdtune.runtime.console import running_beside
 from kdtune.tuning.display.screen import REDRAW_SECONDS, Display, Screen
 from kdtune.units import format_duration
 
@@ -49,20 +50,13 @@ class RunDisplay(Display):
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Draw the display until the end of the block, whether or not steps come."""
-        ended = threading.Event()
 
-        def refresh() -> None:
+        def refresh(ended: threading.Event) -> None:
             while not ended.wait(REDRAW_SECONDS):
                 self.screen.refresh()
 
-        thread = threading.Thread(target=refresh, daemon=True)
-        with self.screen.drawing(self):
-            thread.start()
-            try:
-                yield
-            finally:
-                ended.set()
-                thread.join()
+        with self.screen.drawing(self), running_beside(refresh):
+            yield
 
     def summary(self) -> str:
         """Return the step and the times as a line."""

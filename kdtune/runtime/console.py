@@ -38,16 +38,24 @@ def waiting(what: str, say: Callable[[str], None] = say) -> Iterator[None]:
         what: is done, such as "loading PyTorch".
         say: takes a line.
     """
-    ended, started_at = threading.Event(), time.monotonic()
+    started_at = time.monotonic()
 
-    def report() -> None:
+    def report(ended: threading.Event) -> None:
         if ended.wait(FIRST_WORD_SECONDS):
             return
         say(what)
         while sys.stderr.isatty() and not ended.wait(NEXT_WORD_SECONDS):
             say(f"{what}: {time.monotonic() - started_at:.0f} s so far")
 
-    thread = threading.Thread(target=report, daemon=True)
+    with running_beside(report):
+        yield
+
+
+@contextmanager
+def running_beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run a function in a thread beside the block; its event is set when the block ends."""
+    ended = threading.Event()
+    thread = threading.Thread(target=work, args=(ended,), daemon=True)
     thread.start()
     try:
         yield
