@@ -13,10 +13,10 @@ from filelock import FileLock, Timeout
 
 from kdtune.config.names import file_stem
 from kdtune.config.sweep import CONFIRM_SETTINGS, SweepConfig
-from kdtune.config.train import Metric
 from kdtune.errors import UserError
 from kdtune.log.event_log import parse_events
 from kdtune.log.events import ConfirmStarted, Event, RunTested, SweepOpening, SweepStarted
+from kdtune.log.points_of_images import points_of_images
 from kdtune.runtime.console import printable_path
 from kdtune.storage.files import disk_full_as_error
 
@@ -215,29 +215,6 @@ class SweepSnapshot(SweepFolder):
 
     def load_confirm_events(self) -> list[Event]:
         return self._confirm_events
-
-
-def points_of_images(predicted: np.ndarray, labels: np.ndarray, metric: Metric) -> np.ndarray:
-    """Return a number for each image; their mean is an accuracy, and their variance its error.
-
-    In the balanced accuracy, the weight of an image is n / (number of classes that occur · images
-    of its class). Weights of correct answers alone would also vary between the classes, which are
-    fixed. So an image counts its weight times the difference to the recall of its class. Two more
-    images right and two wrong in each class (Agresti and Coull 1998) let few images vary.
-
-    Args:
-        predicted: class indices [n].
-        labels: true class indices [n].
-        metric: the accuracy.
-    """
-    correct = predicted == labels
-    if metric == "accuracy":
-        return np.asarray(correct)
-    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    hits = np.bincount(inverse, correct)
-    weights = len(labels) / (len(counts) * counts)
-    deviations = weights[inverse] * (correct - ((hits + 2) / (counts + 4))[inverse])
-    return np.asarray((hits / counts).mean() + deviations - deviations.mean())
 
 
 def _load_arrays(path: Path, required: str) -> dict[str, np.ndarray]:

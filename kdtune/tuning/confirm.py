@@ -16,7 +16,8 @@ from kdtune.config.train import TrainConfig
 from kdtune.errors import DiskFullError, RunError, UserError, last_line
 from kdtune.log import events
 from kdtune.log.event_log import EventLog
-from kdtune.log.folder import SweepFolder, points_of_images
+from kdtune.log.folder import SweepFolder
+from kdtune.log.points_of_images import points_of_images
 from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.log_tables import trials_table
 from kdtune.reports.tables.looks import LAST_LOOK, SCHEDULE

@@ -32,7 +32,7 @@ class CellData:
     Attributes:
         trials, runs: its rows of the tables `TRIALS` and `RUNS`.
         settings_scores: of the search, for the noise over seeds and the luck by the model.
-        correct: by run, see `kdtune.log.folder.points_of_images`.
+        correct: by run, see `kdtune.log.points_of_images`.
         chance: accuracy of answers of one class, share of 1; the score of a diverged trial.
     """
 

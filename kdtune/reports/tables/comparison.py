@@ -30,7 +30,7 @@ class CellResult:
     """Test results of the chosen configuration of a cell.
 
     Attributes:
-        correct: by finished seed, see `kdtune.log.folder.points_of_images`.
+        correct: by finished seed, see `kdtune.log.points_of_images`.
         seeds_run: number of seeds, also of those that did not finish.
         trials: number of trials of its search; 0 if unknown.
         looks: numbers of seeds at which test was read, see `kdtune.reports.tables.looks`; without

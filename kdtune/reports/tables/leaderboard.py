@@ -50,7 +50,7 @@ def build_sweep_tables(
     Args:
         events: log of the search.
         confirm_events: log of the confirmation.
-        correct: by run, see `kdtune.log.folder.points_of_images`.
+        correct: by run, see `kdtune.log.points_of_images`.
         groups: see `kdtune.reports.tables.statistics.estimate_mean`.
         min_difference: smallest difference that matters, in points.
         limits: what the student to ship may cost.
