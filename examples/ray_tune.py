@@ -2,7 +2,7 @@
 
     python ray_tune.py --data DIR --teacher teacher.pth
 
-Ray saves the search as it goes; the same command resumes one that was killed.
+Ray saves the search every ten seconds; the same command resumes one that was killed.
 """
 
 import argparse
@@ -23,7 +23,8 @@ def make_tuner(args: argparse.Namespace) -> tune.Tuner:
     """Return a tuner that starts a search, or resumes the one in the same folder."""
     trial = tune.with_resources(trainable, {"cpu": args.cpus, "gpu": args.gpus})
     folder = Path(args.out).resolve()
-    if tune.Tuner.can_restore(str(folder)):
+    saved = [*folder.glob("search_gen_state-*.json")]  # Ray resumes only with it
+    if saved and tune.Tuner.can_restore(str(folder)):
         return tune.Tuner.restore(str(folder), trial)
     param_space = {
         **at.SPACE,
