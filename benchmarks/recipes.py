@@ -26,6 +26,7 @@ from kdtune.tuning.search import cell_model, gp_sampler, optuna_private, stoppin
 from kdtune.tuning.search.cell_model import CellModel
 from kdtune.tuning.search.gp_sampler import GaussianProcessSampler
 from kdtune.tuning.search.space import SearchSpace
+from kdtune.tuning.search.studies import CellStudies
 from kdtune.tuning.trials.results import EpochReported, to_ray
 
 
@@ -110,6 +111,7 @@ class KdtuneRecipe:
             {method: space for (method, _), space in spaces.items()},
             lambda cell, number, settings: configs[cell],  # nothing is trained with them
         )
+        self.epochs = epochs
         self._proposals: dict[str, TrialProposed] = {}
         self.trials: dict[str, SimulatedTrial] = {}
 
@@ -186,10 +188,54 @@ class PatchedRecipe(KdtuneRecipe):
         with self._patched():
             return super().suggest()
 
+    def report(self, trial: SimulatedTrial) -> bool:
+        """Take an accuracy; return True if the trial continues."""
+        with self._patched():
+            return super().report(trial)
+
     def rank(self, cell: Cell, finished: list[SimulatedTrial]) -> list[SimulatedTrial]:
         """Return trials by the searcher's own estimates."""
         with self._patched():
             return super().rank(cell, finished)
+
+
+class RevivingRecipe(KdtuneRecipe):
+    """The search of a sweep that takes every other repeat for a stopped trial, which continues.
+
+    That trial is the one that the model expects most of, and has its checkpoint still: only the
+    epochs that it lacks count. So it is known to the model by two values.
+    """
+
+    def suggest(self) -> SimulatedTrial:
+        """Return the next trial, which may be a stopped one."""
+        choose_candidate = CellStudies._choose_candidate
+
+        def choose(studies: CellStudies, cell: Cell) -> optuna.trial.FrozenTrial | None:
+            candidate = choose_candidate(studies, cell)
+            is_turn = studies._repeats[cell] % 2 == 0
+            return candidate and is_turn and self._choose_stopped(cell) or candidate
+
+        with patch.object(CellStudies, "_choose_candidate", choose):
+            trial = super().suggest()
+        candidate = self._proposals[trial_id := trial.handle.config["trial_id"]].candidate
+        if candidate is None or (stopped := self.trials[candidate]).epoch == self.epochs:
+            return trial
+        self.trials[trial_id], stopped.handle, last_epoch = stopped, trial.handle, stopped.epoch
+        for stopped.epoch in range(1, last_epoch + 1):
+            self.report(stopped)
+        return stopped
+
+    def _choose_stopped(self, cell: Cell) -> optuna.trial.FrozenTrial | None:
+        model = self.policy.studies._models.with_prior_mean(cell)
+        if model is None:
+            return None
+        means = zip(model.posterior()[0], model.trials, strict=True)
+        stopped = [
+            (mean, trial)
+            for mean, trial in means
+            if self.trials[trial.user_attrs["trial_id"]].epoch < self.epochs
+        ]
+        return max(stopped, key=lambda pair: float(pair[0]), default=(0, None))[1]
 
 
 class StockRecipe:
@@ -335,8 +381,9 @@ IDEAS: dict[str, Callable[..., Recipe]] = {
     "no START": partial(PatchedRecipe, start=False),
     "no early check": _patched((stopping, "_HOPELESS_SHARE", 0.0)),
     "grace 4, 1 in 2": partial(KdtuneRecipe, grace_period=4),
+    "revives stopped trials": RevivingRecipe,
 }
-"""Ours without one of its ideas, or with an earlier first rung: what ``--ablations`` compares."""
+"""Ours without one of its ideas, or with another: what ``--ablations`` compares."""
 
 VARIANTS: dict[str, Callable[..., Recipe]] = {
     "tpe": partial(KdtuneRecipe, sampler="tpe"),

@@ -87,15 +87,15 @@ def print_differences(variants: Regrets, ours: Mapping[Cell, np.ndarray]) -> Non
 
     Args:
         variants: their regrets.
-        ours: kdtune's, with at least as many seeds.
+        ours: kdtune's, with the same seeds.
     """
-    budgets = (12, 20, 40)
+    budgets = (6, 12, 20)
     places = [BUDGETS.index(budget) for budget in budgets]
     for cell, regrets in ours.items():
         print(f"\n{cell_name(cell)}: regret less kdtune's, mean [95 %], incumbent / chosen\n")
         _print_head("variant", budgets)
         for variant, by_cell in variants.items():
-            differences = by_cell[cell] - regrets[: len(by_cell[cell])]
+            differences = by_cell[cell] - regrets
             kinds = [mean_interval(select(differences, k)) for k in ("incumbent", "chosen")]
             _print_row(variant, kinds, places)
 

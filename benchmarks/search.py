@@ -13,7 +13,7 @@ of `surrogate.py`, or are those of runs (`foreign.py`).
 Slow learners: recorded runs that ended among the best fifth of their cell and were in the worse
 half after a quarter of the epochs, and runs with a small learning rate that decays late. Each
 takes the place of the 10th trial of a search of its cell; the table says how many went all the
-way.
+way before the cell had used the epochs of 20 whole trials.
 
 ``--ablations`` also compares kdtune with its `IDEAS`. The last line is JSON.
 """
@@ -49,7 +49,7 @@ from report import (
     summarize_figures,
     summarize_ratios,
 )
-from simulate import BUDGETS, Simulation, load_problems, search_file
+from simulate import BUDGETS, SHORT_BUDGETS, Simulation, load_problems, search_file
 
 from kdtune.log.events import Cell
 from kdtune.tuning.planning.recorded_curves import load_recorded_runs
@@ -64,6 +64,8 @@ SLOW_LEARNER_NUMBER = 10
 """The trial of a search whose place a slow learner takes, from 1."""
 
 SLOW_LEARNER_SEEDS = 3
+SLOW_LEARNER_BUDGET = 20
+"""Whole trials of a cell until which a slow learner may go all the way."""
 
 
 class Comparison:
@@ -88,26 +90,28 @@ class Comparison:
         return {cell: np.stack([s[cell] for s in searches[:seeds]]) for cell in searches[0]}
 
 
-def compare(
-    comparison: Comparison, recipes: list[str], seeds: int, ablation_seeds: int
-) -> Regrets:
-    """Search by each recipe; print the tables.
+def compare(comparison: Comparison, recipes: list[str], seeds: int) -> Regrets:
+    """Search by each recipe; print the tables; return the regrets.
 
     Args:
         comparison: makes the searches.
         recipes: their names.
         seeds: of each recipe.
-        ablation_seeds: of each variant of ours; 0 for no variants.
-
-    Returns:
-        The regrets of the recipes.
     """
     regrets = {name: comparison.search_by(name, seeds) for name in recipes}
     print_tables(regrets)
-    if ablation_seeds:
-        variants = {name: comparison.search_by(name, ablation_seeds) for name in IDEAS}
-        print_differences(variants, comparison.search_by(OURS, ablation_seeds))
     return regrets
+
+
+def compare_ideas(comparison: Comparison, seeds: int) -> None:
+    """Search by kdtune and by each of `IDEAS`; print the differences.
+
+    Args:
+        comparison: makes the searches.
+        seeds: of each.
+    """
+    variants = {name: comparison.search_by(name, seeds) for name in IDEAS}
+    print_differences(variants, comparison.search_by(OURS, seeds))
 
 
 def find_slow_curves(path: Path, cell: Cell) -> list[list[float]]:
@@ -141,7 +145,8 @@ def count_slow_epochs(
         simulation.finish_epoch()
     slow_learner = trials[SLOW_LEARNER_NUMBER - 1]
     slow_learner.curve = np.array(curve)
-    while simulation.is_running(slow_learner):
+    budget = SLOW_LEARNER_BUDGET * simulation.epochs
+    while slow_learner.epoch < simulation.epochs and simulation.epochs_used[cell] < budget:
         simulation.finish_epoch()
     return slow_learner.epoch
 
@@ -184,7 +189,9 @@ def compare_foreign(comparison: Comparison, arguments: argparse.Namespace) -> di
     """
     names = [name for name in arguments.recipes if name in FOREIGN_RECIPES]
     seeds = arguments.foreign_seeds
-    regrets = compare(comparison, names, seeds, min(seeds, arguments.ablation_seeds))
+    regrets = compare(comparison, names, seeds)
+    if arguments.ablation_seeds:
+        compare_ideas(comparison, min(seeds, arguments.ablation_seeds))
     summary: dict[str, Any] = {"foreign_over_stock": None, "foreign": summarize_figures(regrets)}
     if {OURS, STOCK} <= regrets.keys():
         [ours], [stock] = (regrets[name].values() for name in (OURS, STOCK))
@@ -238,8 +245,13 @@ def compare_file(
         pool: runs the searches.
     """
     load_problems(path, arguments.trees)  # once, before the processes of the pool start
-    comparison = Comparison(pool, partial(search_file, path, arguments.trees))
-    regrets = compare(comparison, arguments.recipes, arguments.seeds, arguments.ablation_seeds)
+    comparison, short = (
+        Comparison(pool, partial(search_file, path, arguments.trees, budgets))
+        for budgets in (BUDGETS, SHORT_BUDGETS)
+    )
+    regrets = compare(comparison, arguments.recipes, arguments.seeds)
+    if arguments.ablation_seeds:
+        compare_ideas(short, arguments.ablation_seeds)
     fates = measure_slow_learners(path, arguments.trees, arguments.recipes, pool)
     figures = {"slow_learners": fates, "budgets": BUDGETS, "cells": summarize_figures(regrets)}
     return {**summarize_ratios(regrets), **figures}

@@ -16,7 +16,7 @@ noise-free accuracy of one of the trials; before the first finished trial, of ch
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -35,6 +35,9 @@ from kdtune.tuning.search.space import SearchSpace
 NUM_WORKERS = 4
 BUDGETS = (6, 9, 12, 16, 20, 24, 32, 40)
 """Budgets of a cell, in whole trials, after which regrets are looked at."""
+
+SHORT_BUDGETS = BUDGETS[:5]
+"""Budgets of searches that compare `IDEAS`; those of 20 trials take a third of the time of 40."""
 
 REGRETS = ("incumbent", "luckiest", "chosen", "oracle")
 NUM_CANDIDATES, CONFIRM_SEEDS = 3, 5
@@ -162,33 +165,40 @@ class Simulation:
 
 
 def search(
-    problems: Mapping[Cell, Problem], build: RecipeBuilder, seed: int
+    problems: Mapping[Cell, Problem],
+    build: RecipeBuilder,
+    seed: int,
+    budgets: Sequence[int] = BUDGETS,
 ) -> dict[Cell, np.ndarray]:
-    """Search cells together; return for each its regrets, [BUDGETS, REGRETS].
+    """Search cells together; return for each its regrets, [budgets, REGRETS].
 
     Args:
         problems: the cells.
         build: makes the recipe.
         seed: of the search.
+        budgets: of a cell, in whole trials, after which regrets are measured.
     """
     simulation = Simulation(problems, build, seed)
     regrets: dict[Cell, list[list[float]]] = {cell: [] for cell in problems}
-    while any(len(looks) < len(BUDGETS) for looks in regrets.values()):
+    while any(len(looks) < len(budgets) for looks in regrets.values()):
         cell = simulation.finish_epoch().cell
         looks = regrets[cell]
-        if len(looks) < len(BUDGETS):
-            budget = BUDGETS[len(looks)] * simulation.epochs
+        if len(looks) < len(budgets):
+            budget = budgets[len(looks)] * simulation.epochs
             if simulation.epochs_used[cell] == budget:
                 looks.append(simulation.measure_regrets(cell))
     return {cell: np.array(looks) for cell, looks in regrets.items()}
 
 
-def search_file(path: Path, trees: bool, name: str, seed: int) -> dict[Cell, np.ndarray]:
+def search_file(
+    path: Path, trees: bool, budgets: Sequence[int], name: str, seed: int
+) -> dict[Cell, np.ndarray]:
     """Search all cells of a file by a recipe, together if it can, see `search`.
 
     Args:
         path: the file of recorded runs.
         trees: have trees as the surrogate.
+        budgets: after which regrets are measured.
         name: of the recipe.
         seed: of the search.
     """
@@ -196,5 +206,5 @@ def search_file(path: Path, trees: bool, name: str, seed: int) -> dict[Cell, np.
     together = [problems]
     if name in ONE_CELL_RECIPES:
         together = [{cell: problem} for cell, problem in problems.items()]
-    searches = [search(group, RECIPES[name], seed) for group in together]
+    searches = [search(group, RECIPES[name], seed, budgets) for group in together]
     return {cell: regrets for found in searches for cell, regrets in found.items()}
