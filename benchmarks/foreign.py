@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
-from recipes import IDEAS, JOINT_RECIPES, VARIANTS, RecipeBuilder, StockRecipe
 from scipy.stats import kstest
 from simulate import Problem, search
+from strategies import IDEAS, JOINT_STRATEGIES, VARIANTS, StockStrategy, StrategyBuilder
 
 from kdtune.log.events import Cell
 from kdtune.tuning.planning.synthetic_curves import to_unit_interval
@@ -77,7 +77,7 @@ class RecordedSpace(SearchSpace):
         return np.array(list(to_unit_interval(ordered, self.distributions).values()))
 
 
-class RecordedStockRecipe(StockRecipe):
+class RecordedStockStrategy(StockStrategy):
     """Stock, with recorded runs in the place of what it proposes."""
 
     def propose(self, name: str) -> Settings:
@@ -86,11 +86,11 @@ class RecordedStockRecipe(StockRecipe):
         return super().propose(name)
 
 
-RECIPES: dict[str, RecipeBuilder] = {
+STRATEGIES: dict[str, StrategyBuilder] = {
     name: partial(build, repeat_share=0)
-    for name, build in (JOINT_RECIPES | IDEAS | VARIANTS).items()
-} | {"stock": RecordedStockRecipe}
-"""Recipes that can search among recorded runs, of which none was repeated."""
+    for name, build in (JOINT_STRATEGIES | IDEAS | VARIANTS).items()
+} | {"stock": RecordedStockStrategy}
+"""Strategies that can search among recorded runs, of which none was repeated."""
 
 
 @cache
@@ -143,10 +143,10 @@ def search_foreign(path: Path, name: str, seed: int) -> dict[Cell, np.ndarray]:
 
     Args:
         path: the file.
-        name: of the recipe.
+        name: of the strategy.
         seed: of the search.
     """
-    return search({CELL: renew_problem(path)}, RECIPES[name], seed)
+    return search({CELL: renew_problem(path)}, STRATEGIES[name], seed)
 
 
 def renew_problem(path: Path) -> Problem:

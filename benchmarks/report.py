@@ -1,7 +1,7 @@
 """Means of regrets with intervals, their ratios to stock's, and tables of them.
 
-Regrets are arrays [seeds, BUDGETS, REGRETS], by recipe and cell; the same seed is the same row in
-all of them. Intervals of 95 % are bootstrapped over seeds; those of ratios and differences over
+Regrets are arrays [seeds, BUDGETS, REGRETS], by strategy and cell; the same seed is the same row
+in all of them. Intervals of 95 % are bootstrapped over seeds; those of ratios and differences over
 pairs of searches with the same seed.
 """
 
@@ -60,12 +60,12 @@ def cell_name(cell: Cell) -> str:
 
 
 def summarize_figures(regrets: Regrets) -> dict[str, Any]:
-    """Return means by cell, recipe and kind of regret."""
+    """Return means by cell, strategy and kind of regret."""
     figures: dict[str, Any] = {}
-    for recipe, by_cell in regrets.items():
+    for strategy, by_cell in regrets.items():
         for cell, values in by_cell.items():
             means = {kind: mean_interval(select(values, kind)) for kind in REGRETS}
-            figures.setdefault(cell_name(cell), {})[recipe] = means
+            figures.setdefault(cell_name(cell), {})[strategy] = means
     return figures
 
 
@@ -73,10 +73,10 @@ def print_tables(regrets: Regrets) -> None:
     """Print a table for each cell: means after each budget, and what an oracle would pick."""
     for cell in next(iter(regrets.values())):
         print(f"\n{cell_name(cell)}: points of regret, mean [95 %], incumbent / chosen\n")
-        _print_head("recipe", BUDGETS)
-        for recipe, by_cell in regrets.items():
+        _print_head("strategy", BUDGETS)
+        for strategy, by_cell in regrets.items():
             kinds = [mean_interval(select(by_cell[cell], k)) for k in ("incumbent", "chosen")]
-            _print_row(recipe, kinds, range(len(BUDGETS)))
+            _print_row(strategy, kinds, range(len(BUDGETS)))
         if OURS in regrets:
             oracle = mean_interval(select(regrets[OURS][cell], "oracle"))
             _print_row(f"oracle of {OURS}", [oracle], range(len(BUDGETS)))
@@ -161,9 +161,9 @@ def match_baseline(figures: dict[str, Any], baseline: dict[str, Any]) -> dict[st
         baseline: by cell the figures that were recorded of an earlier searcher.
     """
     by_cell: dict[str, int | None] = {}
-    for cell, recipes in figures.items():
+    for cell, strategies in figures.items():
         goal = baseline[cell]["mean"][-1]
-        means = zip(BUDGETS, recipes[OURS]["chosen"]["mean"], strict=True)
+        means = zip(BUDGETS, strategies[OURS]["chosen"]["mean"], strict=True)
         by_cell[cell] = next((budget for budget, mean in means if mean <= goal), None)
     never = None in by_cell.values()
     return {"by_cell": by_cell, "worst": None if never else max(filter(None, by_cell.values()))}

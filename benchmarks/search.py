@@ -5,7 +5,7 @@
     make bench-search CURVES=foreign.jsonl.gz   # and recorded runs that are not ours
 
 Our own searcher, rule and budget, as a sweep runs them, searches the four cells of the curves
-together; the stock recipe (Ray's `OptunaSearch` and `ASHAScheduler` with their defaults) and
+together; the stock strategy (Ray's `OptunaSearch` and `ASHAScheduler` with their defaults) and
 others that know one cell search each by itself. Four workers, the same epochs for all, paired
 seeds. `simulate.py` says what regret is, and what the oracle is; curves come from the surrogate
 of `surrogate.py`, or are those of runs (`foreign.py`).
@@ -32,9 +32,8 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from foreign import RECIPES as FOREIGN_RECIPES
+from foreign import STRATEGIES as FOREIGN_STRATEGIES
 from foreign import search_foreign
-from recipes import IDEAS, RECIPES
 from report import (
     OURS,
     STOCK,
@@ -50,6 +49,7 @@ from report import (
     summarize_ratios,
 )
 from simulate import BUDGETS, SHORT_BUDGETS, Simulation, load_problems, search_file
+from strategies import IDEAS, STRATEGIES
 
 from kdtune.log.events import Cell
 from kdtune.tuning.planning.recorded_curves import load_recorded_runs
@@ -69,11 +69,11 @@ SLOW_LEARNER_BUDGET = 20
 
 
 class Comparison:
-    """Searches by recipe, each with the seeds from 0 on.
+    """Searches by strategy, each with the seeds from 0 on.
 
     Args:
         pool: runs them.
-        search: searches by the name of a recipe with a seed.
+        search: searches by the name of a strategy with a seed.
     """
 
     def __init__(
@@ -83,22 +83,22 @@ class Comparison:
         self._searches: dict[str, list[dict[Cell, np.ndarray]]] = {}
 
     def search_by(self, name: str, seeds: int) -> dict[Cell, np.ndarray]:
-        """Return the regrets of a recipe by cell, [seeds, BUDGETS, REGRETS]."""
+        """Return the regrets of a strategy by cell, [seeds, BUDGETS, REGRETS]."""
         searches = self._searches.setdefault(name, [])
         missing = range(len(searches), seeds)
         searches += self._pool.map(partial(self._search, name), missing)
         return {cell: np.stack([s[cell] for s in searches[:seeds]]) for cell in searches[0]}
 
 
-def compare(comparison: Comparison, recipes: list[str], seeds: int) -> Regrets:
-    """Search by each recipe; print the tables; return the regrets.
+def compare(comparison: Comparison, strategies: list[str], seeds: int) -> Regrets:
+    """Search by each strategy; print the tables; return the regrets.
 
     Args:
         comparison: makes the searches.
-        recipes: their names.
-        seeds: of each recipe.
+        strategies: their names.
+        seeds: of each strategy.
     """
-    regrets = {name: comparison.search_by(name, seeds) for name in recipes}
+    regrets = {name: comparison.search_by(name, seeds) for name in strategies}
     print_tables(regrets)
     return regrets
 
@@ -135,11 +135,11 @@ def count_slow_epochs(
         path: file of the curves.
         cell: that is searched.
         trees: have trees as the surrogate.
-        name: of the recipe.
+        name: of the strategy.
         curve: of the slow learner.
         seed: of the search.
     """
-    simulation = Simulation({cell: load_problems(path, trees)[cell]}, RECIPES[name], seed)
+    simulation = Simulation({cell: load_problems(path, trees)[cell]}, STRATEGIES[name], seed)
     trials = simulation.trials[cell]
     while len(trials) < SLOW_LEARNER_NUMBER:
         simulation.finish_epoch()
@@ -154,18 +154,18 @@ def count_slow_epochs(
 def measure_slow_learners(
     path: Path, trees: bool, names: list[str], pool: ProcessPoolExecutor
 ) -> dict[str, Any]:
-    """Return the fates of slow learners by cell and recipe; print a table of them.
+    """Return the fates of slow learners by cell and strategy; print a table of them.
 
     Args:
         path: file of the curves.
         trees: have trees as the surrogate.
-        names: of the recipes.
+        names: of the strategies.
         pool: runs the searches.
     """
     fates: dict[str, Any] = {}
     print("\nSlow but sound learners\n")
     print(
-        "| cell | learners | recipe | went all the way % | epochs, mean |\n|---|---|---|---|---|"
+        "| cell | learners | strategy | went all the way % | epochs, mean |\n|---|---|---|---|---|"
     )
     for cell, problem in load_problems(path, trees).items():
         jobs = [(c, s) for c in find_slow_curves(path, cell) for s in range(SLOW_LEARNER_SEEDS)]
@@ -181,13 +181,13 @@ def measure_slow_learners(
 
 
 def compare_foreign(comparison: Comparison, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Search among foreign runs by each recipe that can; return figures, and ours over stock.
+    """Search among foreign runs by each strategy that can; return figures, and ours over stock.
 
     Args:
         comparison: makes the searches.
         arguments: of the command line.
     """
-    names = [name for name in arguments.recipes if name in FOREIGN_RECIPES]
+    names = [name for name in arguments.strategies if name in FOREIGN_STRATEGIES]
     seeds = arguments.foreign_seeds
     regrets = compare(comparison, names, seeds)
     if arguments.ablation_seeds:
@@ -210,7 +210,7 @@ def write_baseline(path: Path, figures: dict[str, Any], seeds: int) -> None:
         seeds: the number of searches.
     """
     command = f"python benchmarks/search.py --seeds {seeds} --record-baseline {path}"
-    chosen = {cell: recipes[OURS]["chosen"] for cell, recipes in figures.items()}
+    chosen = {cell: strategies[OURS]["chosen"] for cell, strategies in figures.items()}
     baseline = {"command": command, "seeds": seeds, "budgets": BUDGETS, "chosen": chosen}
     path.write_text(json.dumps(baseline, indent=1) + "\n")
 
@@ -220,7 +220,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="See the top of this file.")
     parser.add_argument("files", nargs="*", type=Path, help="more curves; foreign ones end in .gz")
     parser.add_argument("--seeds", type=int, default=100, help="0: only foreign curves")
-    parser.add_argument("--recipes", nargs="*", default=[OURS, STOCK], choices=RECIPES)
+    parser.add_argument("--strategies", nargs="*", default=[OURS, STOCK], choices=STRATEGIES)
     parser.add_argument("--ablations", action="store_true", help="also compare kdtune's variants")
     parser.add_argument("--ablation-seeds", type=int, default=24, help="of each variant")
     parser.add_argument("--foreign-seeds", type=int, default=20)
@@ -249,16 +249,16 @@ def compare_file(
         Comparison(pool, partial(search_file, path, arguments.trees, budgets))
         for budgets in (BUDGETS, SHORT_BUDGETS)
     )
-    regrets = compare(comparison, arguments.recipes, arguments.seeds)
+    regrets = compare(comparison, arguments.strategies, arguments.seeds)
     if arguments.ablation_seeds:
         compare_ideas(short, arguments.ablation_seeds)
-    fates = measure_slow_learners(path, arguments.trees, arguments.recipes, pool)
+    fates = measure_slow_learners(path, arguments.trees, arguments.strategies, pool)
     figures = {"slow_learners": fates, "budgets": BUDGETS, "cells": summarize_figures(regrets)}
     return {**summarize_ratios(regrets), **figures}
 
 
 def main() -> None:
-    """Compare the recipes on all files."""
+    """Compare the strategies on all files."""
     arguments = parse_arguments()
     summary: dict[str, Any] = {}
     with ProcessPoolExecutor(os.cpu_count(), initializer=silence_libraries) as pool:
@@ -272,7 +272,7 @@ def main() -> None:
                 summary.setdefault("files", {})[str(path)] = compare_file(path, arguments, pool)
     if arguments.record_baseline:
         write_baseline(arguments.record_baseline, summary["cells"], arguments.seeds)
-    if arguments.seeds and OURS in arguments.recipes and not arguments.trees:
+    if arguments.seeds and OURS in arguments.strategies and not arguments.trees:
         baseline = json.loads(BASELINE.read_text())["chosen"]
         summary["trials_to_match_40"] = match_baseline(summary["cells"], baseline)
     print(json.dumps({"foreign_over_stock": None, **summary}))

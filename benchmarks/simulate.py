@@ -1,14 +1,14 @@
 """A search in simulated time: four workers, epochs of nearly equal length, curves from a source.
 
 The noise of a run, and how long its epochs take, depend on the seed of the search, the cell and
-the trial's number in it, so that the searches of all recipes are paired as far as they can be.
+the trial's number in it, so that the searches of all strategies are paired as far as they can be.
 
 Regrets are differences in points between the best noise-free accuracy of a cell's space and the
 noise-free accuracy of one of the trials; before the first finished trial, of chance level.
 
-* ``incumbent``: the first of the recipe's own ranking.
+* ``incumbent``: the first of the strategy's own ranking.
 * ``luckiest``: the finished trial with the highest accuracy, noise included.
-* ``chosen``: what `kdtune confirm` chooses, with the same runs for all recipes: the first
+* ``chosen``: what `kdtune confirm` chooses, with the same runs for all strategies: the first
   3 settings of the ranking are trained 5 times again, the highest mean accuracy wins.
 * ``oracle``: the truly best of all trials that have had an epoch. It is limited by what is
   proposed, and not by noise: no ranking of these trials has a lower regret.
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from recipes import ONE_CELL_RECIPES, RECIPES, RecipeBuilder, SimulatedTrial
+from strategies import ONE_CELL_STRATEGIES, STRATEGIES, SimulatedTrial, StrategyBuilder
 from surrogate import Surrogate, space_of_runs
 
 from kdtune.log.events import Cell
@@ -89,15 +89,15 @@ class Simulation:
 
     Args:
         problems: the cells, which are searched together.
-        build: makes the recipe.
-        seed: of the recipe, of noise and durations.
+        build: makes the strategy.
+        seed: of the strategy, of noise and durations.
     """
 
-    def __init__(self, problems: Mapping[Cell, Problem], build: RecipeBuilder, seed: int):
+    def __init__(self, problems: Mapping[Cell, Problem], build: StrategyBuilder, seed: int):
         [self.epochs] = {problem.epochs for problem in problems.values()}
         spaces = {cell: problem.space for cell, problem in problems.items()}
         self.problems, self.seed = problems, seed
-        self.recipe = build(spaces, self.epochs, seed)
+        self.strategy = build(spaces, self.epochs, seed)
         self.trials: dict[Cell, list[SimulatedTrial]] = {cell: [] for cell in problems}
         self.epochs_used: Counter[Cell] = Counter()
         self._arrivals: list[tuple[float, int, SimulatedTrial]] = []  # a heap of epochs, by time
@@ -111,7 +111,7 @@ class Simulation:
         now, _, trial = heapq.heappop(self._arrivals)
         trial.epoch += 1
         self.epochs_used[trial.cell] += 1
-        if self.recipe.report(trial) and trial.epoch < self.epochs:
+        if self.strategy.report(trial) and trial.epoch < self.epochs:
             self._start_epoch(trial, now)
         else:
             self._start_trial(now)
@@ -122,7 +122,7 @@ class Simulation:
         return any(trial is running for _, _, running in self._arrivals)
 
     def _start_trial(self, now: float) -> None:
-        trial = self.recipe.suggest()
+        trial = self.strategy.suggest()
         if not trial.epoch:
             rng = self._make_rng(trial.cell, "run", len(self.trials[trial.cell]))
             self.trials[trial.cell].append(trial)
@@ -143,7 +143,7 @@ class Simulation:
         problem, trials = self.problems[cell], self.trials[cell]
         finished = [trial for trial in trials if trial.epoch == self.epochs]
         picked = [problem.chance] * 3
-        if finished and (ranking := self.recipe.rank(cell, finished)):
+        if finished and (ranking := self.strategy.rank(cell, finished)):
             luckiest = max(finished, key=lambda trial: trial.best)
             picks = ranking[0], luckiest, self._confirm(cell, ranking)
             picked = [trial.true_best for trial in picks]
@@ -166,7 +166,7 @@ class Simulation:
 
 def search(
     problems: Mapping[Cell, Problem],
-    build: RecipeBuilder,
+    build: StrategyBuilder,
     seed: int,
     budgets: Sequence[int] = BUDGETS,
 ) -> dict[Cell, np.ndarray]:
@@ -174,7 +174,7 @@ def search(
 
     Args:
         problems: the cells.
-        build: makes the recipe.
+        build: makes the strategy.
         seed: of the search.
         budgets: of a cell, in whole trials, after which regrets are measured.
     """
@@ -193,18 +193,18 @@ def search(
 def search_file(
     path: Path, trees: bool, budgets: Sequence[int], name: str, seed: int
 ) -> dict[Cell, np.ndarray]:
-    """Search all cells of a file by a recipe, together if it can, see `search`.
+    """Search all cells of a file by a strategy, together if it can, see `search`.
 
     Args:
         path: the file of recorded runs.
         trees: have trees as the surrogate.
         budgets: after which regrets are measured.
-        name: of the recipe.
+        name: of the strategy.
         seed: of the search.
     """
     problems = load_problems(path, trees)
     together = [problems]
-    if name in ONE_CELL_RECIPES:
+    if name in ONE_CELL_STRATEGIES:
         together = [{cell: problem} for cell, problem in problems.items()]
-    searches = [search(group, RECIPES[name], seed, budgets) for group in together]
+    searches = [search(group, STRATEGIES[name], seed, budgets) for group in together]
     return {cell: regrets for found in searches for cell, regrets in found.items()}

@@ -70,9 +70,11 @@ def make_pool(
         executor: runs the searches.
     """
     budgets = TWIN_BUDGETS if truth == "twins" else BUDGETS
-    search = partial(keep_searches, arguments.keep, truth, arguments.recipe, budgets)
+    search = partial(keep_searches, arguments.keep, truth, arguments.strategy, budgets)
     pool = SearchPool(chain.from_iterable(executor.map(search, range(count))))
-    print_luck(f"Luck and truth, {count} sweeps, {truth}, recipe {arguments.recipe}", pool.luck)
+    print_luck(
+        f"Luck and truth, {count} sweeps, {truth}, strategy {arguments.strategy}", pool.luck
+    )
     return pool
 
 
@@ -122,7 +124,7 @@ def parse_arguments() -> argparse.Namespace:
         help="of until_decided; the first is that of the figures",
     )
     parser.add_argument("--keep", type=Path, help="existing folder that keeps the searches")
-    parser.add_argument("--recipe", default="kdtune", help="of recipes.py, for a sweep")
+    parser.add_argument("--strategy", default="kdtune", help="of strategies.py, for a sweep")
     return parser.parse_args()
 
 

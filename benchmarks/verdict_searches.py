@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 from foreign import CELL as FOREIGN_CELL
-from foreign import RECIPES as FOREIGN_RECIPES
+from foreign import STRATEGIES as FOREIGN_STRATEGIES
 from foreign import renew_problem
-from recipes import RECIPES, KdtuneRecipe
 from simulate import NUM_CANDIDATES, Problem, Simulation, load_problems
+from strategies import STRATEGIES, KdtuneStrategy
 
 from kdtune.log.events import Cell
 from kdtune.reports.tables.statistics import bootstrap_best_sd
@@ -94,18 +94,18 @@ class FinishedSearch:
 
 
 def make_searches(
-    truth: str, recipe: str, budgets: Sequence[int], sweep: int
+    truth: str, strategy: str, budgets: Sequence[int], sweep: int
 ) -> list[FinishedSearch]:
     """Search the cells of a truth together; return a search of every cell and budget.
 
     Args:
         truth: see the top of this file.
-        recipe: of `recipes.py`; it must be a variant of `KdtuneRecipe`.
+        strategy: of `strategies.py`; it must be a variant of `KdtuneStrategy`.
         budgets: in whole trials, ascending.
         sweep: its number, the seed.
     """
-    recipes = FOREIGN_RECIPES if truth.endswith(".gz") else RECIPES
-    simulation = Simulation(_load_truth(truth), recipes[recipe], sweep)
+    strategies = FOREIGN_STRATEGIES if truth.endswith(".gz") else STRATEGIES
+    simulation = Simulation(_load_truth(truth), strategies[strategy], sweep)
     searches: dict[tuple[Cell, int], FinishedSearch] = {}
     while len(searches) < len(budgets) * len(simulation.problems):
         cell = simulation.finish_epoch().cell
@@ -116,24 +116,24 @@ def make_searches(
 
 
 def keep_searches(
-    folder: Path | None, truth: str, recipe: str, budgets: Sequence[int], sweep: int
+    folder: Path | None, truth: str, strategy: str, budgets: Sequence[int], sweep: int
 ) -> list[FinishedSearch]:
     """Return the searches of `make_searches`, from a file if they were made before.
 
     Args:
         folder: of the files; without it nothing is kept.
         truth: see the top of this file.
-        recipe: of `recipes.py`.
+        strategy: of `strategies.py`.
         budgets: in whole trials.
         sweep: its number.
     """
     if folder is None:
-        return make_searches(truth, recipe, budgets, sweep)
-    path = folder / f"{Path(truth).name}-{recipe}-{sweep:03d}.pickle"
+        return make_searches(truth, strategy, budgets, sweep)
+    path = folder / f"{Path(truth).name}-{strategy}-{sweep:03d}.pickle"
     if path.exists():
         searches: list[FinishedSearch] = pickle.loads(path.read_bytes())
         return searches
-    searches = make_searches(truth, recipe, budgets, sweep)
+    searches = make_searches(truth, strategy, budgets, sweep)
     temporary = path.with_suffix(".partial")
     temporary.write_bytes(pickle.dumps(searches))
     temporary.rename(path)
@@ -151,17 +151,17 @@ def _load_truth(truth: str) -> dict[Cell, Problem]:
 
 
 def _look_at(simulation: Simulation, cell: Cell, sweep: int) -> FinishedSearch:
-    recipe, problem = simulation.recipe, simulation.problems[cell]
-    assert isinstance(recipe, KdtuneRecipe)
-    model = recipe.policy.studies.model_cell(cell)
+    strategy, problem = simulation.strategy, simulation.problems[cell]
+    assert isinstance(strategy, KdtuneStrategy)
+    model = strategy.policy.studies.model_cell(cell)
     assert model is not None
-    best = [recipe.trials[estimate.trial_id] for estimate in model.estimates[:NUM_CANDIDATES]]
+    best = [strategy.trials[estimate.trial_id] for estimate in model.estimates[:NUM_CANDIDATES]]
     candidates = []
     for trial in best:
         runs, accuracy = problem.curves.possible_runs(trial.settings)
         accuracy = BEST_ACCURACY_PERCENT + 100 * (accuracy - problem.optimum)
         candidates.append(Candidate(accuracy, 100 * runs.max(axis=1)))
-    scores = 100 * np.array(list(recipe.policy.scores.scores(cell).values()))
+    scores = 100 * np.array(list(strategy.policy.scores.scores(cell).values()))
     return FinishedSearch(
         cell=cell,
         sweep=sweep,

@@ -37,7 +37,7 @@ class SimulatedTrial:
     Attributes:
         cell: what it belongs to.
         settings: its searched values.
-        handle: what its recipe knows it by.
+        handle: what its strategy knows it by.
         epoch: how many it has finished.
         curve: its accuracies, once it has started.
         durations: of its epochs.
@@ -63,7 +63,7 @@ class SimulatedTrial:
         return float(self.curve[: self.epoch].max())
 
 
-class Recipe(Protocol):
+class Strategy(Protocol):
     """A way of searching; it is built from the spaces of its cells, a trial's epochs, a seed."""
 
     def suggest(self) -> SimulatedTrial:
@@ -76,7 +76,7 @@ class Recipe(Protocol):
         """Return trials of a cell, the incumbent first."""
 
 
-RecipeBuilder = Callable[[Mapping[Cell, SearchSpace], int, int], Recipe]
+StrategyBuilder = Callable[[Mapping[Cell, SearchSpace], int, int], Strategy]
 
 
 def rank_by_luck(finished: list[SimulatedTrial]) -> list[SimulatedTrial]:
@@ -84,7 +84,7 @@ def rank_by_luck(finished: list[SimulatedTrial]) -> list[SimulatedTrial]:
     return sorted(finished, key=lambda trial: -trial.best)
 
 
-class KdtuneRecipe:
+class KdtuneStrategy:
     """The search of a sweep, without Ray's loop and without a file.
 
     Args:
@@ -150,7 +150,7 @@ class KdtuneRecipe:
         return [self.trials[trial_id] for trial_id in ranked] or rank_by_luck(finished)
 
 
-class PatchedRecipe(KdtuneRecipe):
+class PatchedStrategy(KdtuneStrategy):
     """The search of a sweep with other constants.
 
     Args:
@@ -199,7 +199,7 @@ class PatchedRecipe(KdtuneRecipe):
             return super().rank(cell, finished)
 
 
-class RevivingRecipe(KdtuneRecipe):
+class RevivingStrategy(KdtuneStrategy):
     """The search of a sweep that takes every other repeat for a stopped trial, which continues.
 
     That trial is the one that the model expects most of, and has its checkpoint still: only the
@@ -238,7 +238,7 @@ class RevivingRecipe(KdtuneRecipe):
         return max(stopped, key=lambda pair: float(pair[0]), default=(0, None))[1]
 
 
-class StockRecipe:
+class StockStrategy:
     """`OptunaSearch` and `ASHAScheduler` as their documentation shows them, for one cell.
 
     Args:
@@ -296,7 +296,7 @@ class StockRecipe:
         return rank_by_luck(finished)
 
 
-class OneEpochRecipe:
+class OneEpochStrategy:
     """Train all settings of one cell for an epoch and finish the best 2 of every 30.
 
     Args:
@@ -340,11 +340,11 @@ def make_random_sampler(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-JOINT_RECIPES: dict[str, Callable[..., Recipe]] = {
-    "kdtune": KdtuneRecipe,
-    "random": partial(KdtuneRecipe, sampler="random", scheduler="none"),
+JOINT_STRATEGIES: dict[str, Callable[..., Strategy]] = {
+    "kdtune": KdtuneStrategy,
+    "random": partial(KdtuneStrategy, sampler="random", scheduler="none"),
 }
-"""Recipes that search several cells together, as one sweep."""
+"""Strategies that search several cells together, as one sweep."""
 
 
 def improve_on_luckiest(
@@ -361,11 +361,11 @@ def improve_on_luckiest(
     return sampler.best_point(model.process, model.normalized, best, running)
 
 
-def _patched(*constants: tuple[Any, str, Any]) -> Callable[..., Recipe]:
-    return partial(PatchedRecipe, constants=constants)
+def _patched(*constants: tuple[Any, str, Any]) -> Callable[..., Strategy]:
+    return partial(PatchedStrategy, constants=constants)
 
 
-IDEAS: dict[str, Callable[..., Recipe]] = {
+IDEAS: dict[str, Callable[..., Strategy]] = {
     "no warp": _patched((cell_model, "TOP_MARGIN", 1e4)),
     "Optuna's noise prior": _patched(
         (optuna_private, "NOISE_CONCENTRATION", 1.1),
@@ -377,36 +377,36 @@ IDEAS: dict[str, Callable[..., Recipe]] = {
     ),
     "10 random trials": _patched((gp_sampler, "STARTUP_TRIALS", 10)),
     "cells apart": _patched((cell_model, "MIN_SOURCE_TRIALS", 10**9)),
-    "no repeats": partial(KdtuneRecipe, repeat_share=0),
-    "no START": partial(PatchedRecipe, start=False),
+    "no repeats": partial(KdtuneStrategy, repeat_share=0),
+    "no START": partial(PatchedStrategy, start=False),
     "no early check": _patched((stopping, "_HOPELESS_SHARE", 0.0)),
-    "grace 4, 1 in 2": partial(KdtuneRecipe, grace_period=4),
-    "revives stopped trials": RevivingRecipe,
+    "grace 4, 1 in 2": partial(KdtuneStrategy, grace_period=4),
+    "revives stopped trials": RevivingStrategy,
 }
 """Ours without one of its ideas, or with another: what ``--ablations`` compares."""
 
-VARIANTS: dict[str, Callable[..., Recipe]] = {
-    "tpe": partial(KdtuneRecipe, sampler="tpe"),
-    "cmaes": partial(KdtuneRecipe, sampler="cmaes"),
-    "qmc": partial(KdtuneRecipe, sampler="qmc"),
-    "hyperband": partial(KdtuneRecipe, scheduler="hyperband"),
-    "median": partial(KdtuneRecipe, scheduler="median"),
-    "no stopping": partial(KdtuneRecipe, scheduler="none"),
+VARIANTS: dict[str, Callable[..., Strategy]] = {
+    "tpe": partial(KdtuneStrategy, sampler="tpe"),
+    "cmaes": partial(KdtuneStrategy, sampler="cmaes"),
+    "qmc": partial(KdtuneStrategy, sampler="qmc"),
+    "hyperband": partial(KdtuneStrategy, scheduler="hyperband"),
+    "median": partial(KdtuneStrategy, scheduler="median"),
+    "no stopping": partial(KdtuneStrategy, scheduler="none"),
     **{
         f"grace {grace}, 1 in {factor}": partial(
-            KdtuneRecipe, grace_period=grace, reduction_factor=factor
+            KdtuneStrategy, grace_period=grace, reduction_factor=factor
         )
         for grace, factor in ((1, 2), (1, 4), (2, 2), (4, 4), (7, 2), (8, 4))
     },
 }
 """Ours with one thing else, all cells together."""
 
-ONE_CELL_RECIPES: dict[str, RecipeBuilder] = {
-    "stock": StockRecipe,
-    "stock + START": partial(StockRecipe, start=True),
-    "random + ASHA": partial(StockRecipe, sampler=make_random_sampler),
-    "one epoch": OneEpochRecipe,
+ONE_CELL_STRATEGIES: dict[str, StrategyBuilder] = {
+    "stock": StockStrategy,
+    "stock + START": partial(StockStrategy, start=True),
+    "random + ASHA": partial(StockStrategy, sampler=make_random_sampler),
+    "one epoch": OneEpochStrategy,
 }
-"""Recipes that know one cell only."""
+"""Strategies that know one cell only."""
 
-RECIPES = JOINT_RECIPES | ONE_CELL_RECIPES | IDEAS | VARIANTS
+STRATEGIES = JOINT_STRATEGIES | ONE_CELL_STRATEGIES | IDEAS | VARIANTS
