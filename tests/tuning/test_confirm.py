@@ -441,12 +441,13 @@ class TestConfirmed:
             confirm_sweep(copy.path)
 
 
+@pytest.mark.parametrize("setting", ["confirm", "until_decided"])
 def test_without_test_images_a_sweep_that_is_to_be_confirmed_does_not_start(
-    split_folder, tmp_path, monkeypatch
+    setting, split_folder, tmp_path, monkeypatch
 ):
     data = shutil.copytree(split_folder, tmp_path / "data", ignore=lambda *_: ["test"])
     monkeypatch.chdir(tmp_path)
     given = {"name": "x", "data": str(data), "methods": ["student"], "baselines": False}
     with pytest.raises(UserError, match="add a folder test/, which the search never sees"):
-        run_sweep({**given, "confirm": True})
+        run_sweep({**given, setting: True})
     assert not Path("results").exists()

@@ -139,7 +139,8 @@ def prepare_sweep(
     """
     PLUGINS.load_files(requested.plugins)
     pack_plugins()  # says early which plug-in cannot be sent to trials
-    inputs = _prepare_inputs(requested, earlier_opening, needs_test_images=requested.confirm)
+    confirms = requested.confirm or requested.until_decided
+    inputs = _prepare_inputs(requested, earlier_opening, needs_test_images=confirms)
     sweep, shared_inputs, opening_fields, left_out = inputs
     spaces = prepare_spaces(sweep, space_files, earlier_opening)
     pick_device(sweep.settings.get("device", "auto"))
