@@ -266,7 +266,7 @@ class _SearchSession:
             started.to_dict(),
             leaderboard["search_luck_points"].to_dict(),
             self.prepared.opening_event.data.test_images,
-            leaderboard["search_best_percent"].max() / 100,
+            (leaderboard["search_best_percent"] / 100).to_dict(),
             {cell: self.policy.budget.trial_limit(cell) for cell in self.sweep.cells()},
         )
         if added is None or slots is None:

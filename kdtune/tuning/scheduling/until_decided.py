@@ -162,12 +162,13 @@ def add_trials(
     trials: Mapping[Cell, int],
     search_luck: Mapping[Cell, float],
     test_images: int,
-    accuracy: float,
+    scores: Mapping[Cell, float],
     limits: Mapping[Cell, int | None] = {},
 ) -> TrialsAdded | None:
     """Return further trials for the first pair of methods; None if its searches are good enough.
 
-    A search that ended before its limit, for want of points, epochs or time, gets none either.
+    A search that ended before its limit, for want of points, epochs or time, gets none either; nor
+    does a pair with a cell that has no score.
 
     They are if the forecast of the comparison at the last look can show `min_difference`, or if
     luck is a smaller part of the variance than all else. The luck of a search falls like one over
@@ -178,15 +179,18 @@ def add_trials(
         trials: number of trials of each cell.
         search_luck: of each cell, in points.
         test_images: number of test images.
-        accuracy: of the students, share of 1.
+        scores: best accuracy of each cell, share of 1; NaN without one.
         limits: most trials of each cell so far.
     """
     if sweep.trials is None or not (pairs := method_pairs(list(sweep.methods))):
         return None
     models = sweep.students
     cells = [(method, model) for method in pairs[0] for model in models]
-    if any(cell not in search_luck or trials[cell] < (limits.get(cell) or 0) for cell in cells):
+    if any(math.isnan(scores.get(cell, math.nan)) for cell in cells):
         return None
+    if any(trials[cell] < (limits.get(cell) or 0) for cell in cells):
+        return None
+    accuracy = max(scores[cell] for cell in cells)
     variance = sum(search_luck[cell] ** 2 for cell in cells) / len(models) ** 2
     forecast = expected_error(test_images, LAST_LOOK, len(models), accuracy)
     rest = forecast.variance - forecast.variance_search
