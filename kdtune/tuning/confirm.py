@@ -212,7 +212,8 @@ class _ConfirmSession:
         if not self.sweep.until_decided or not self.policy.chosen_trials:
             return None
         seeds = {cell: self.policy.seeds_of(cell) for cell in self.policy.candidates}
-        added = add_seeds(find_questions(self.folder), self.sweep.min_difference, seeds)
+        min_difference = self.sweep.min_difference
+        added = add_seeds(find_questions(self.folder, min_difference), min_difference, seeds)
         if added is None or slots is None:
             return added
         num_runs = sum(max(0, added.seeds - seeds[cell]) for cell in added.cells)

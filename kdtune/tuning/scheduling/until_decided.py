@@ -15,13 +15,13 @@ from scipy.stats import norm
 from kdtune.config.sweep import MIN_DIFFERENCE, SweepConfig
 from kdtune.log.events import Cell, SeedsAdded, TrialsAdded
 from kdtune.log.folder import SweepFolder
-from kdtune.reports.tables.all_tables import load_sweep_tables
 from kdtune.reports.tables.comparison import (
     CellResult,
     PairComparison,
     method_pairs,
     select_main_pair,
 )
+from kdtune.reports.tables.leaderboard import build_sweep_tables
 from kdtune.reports.tables.looks import LAST_LOOK, SCHEDULE
 from kdtune.reports.tables.ship import compare_with_best, differences_to_best
 from kdtune.reports.tables.statistics import Estimate, Verdict, expected_error
@@ -77,13 +77,19 @@ class Question:
         return float(is_better + is_worse + max(is_equal, 0.0))
 
 
-def find_questions(folder: SweepFolder) -> list[Question]:
-    """Return the questions of both answers, by the tests of a confirmation so far."""
-    tables, (_, groups) = load_sweep_tables(folder), folder.load_correct_predictions()
+def find_questions(folder: SweepFolder, min_difference: float) -> list[Question]:
+    """Return the questions of both answers, by the tests of a confirmation so far.
+
+    Args:
+        folder: the sweep's folder.
+        min_difference: smallest difference that matters, in points; the log may not have it yet.
+    """
+    correct, groups = folder.load_correct_predictions()
+    logs = folder.load_events(), folder.load_confirm_events()
+    tables = build_sweep_tables(*logs, correct, groups, min_difference)
     has_best = tables.ship["in_ship_set"].eq("best").any()
     candidates = tables.ship[tables.ship["validation_rank"].notna() & has_best]
     ranked = [*zip(candidates["method"], candidates["model"], strict=True)]
-    min_difference = folder.load_config().min_difference
     return list_questions(tables.comparison, ranked, tables.cell_results, groups, min_difference)
 
 

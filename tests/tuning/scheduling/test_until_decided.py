@@ -8,11 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from report_sweeps import Sweep
+from sweep_folders import write_sweep_folder
 from sweep_harness import sweep_config
 
 from kdtune.reports.tables.comparison import CellResult, comparison_table
 from kdtune.reports.tables.statistics import Estimate
-from kdtune.tuning.scheduling.until_decided import Question, add_seeds, add_trials, list_questions
+from kdtune.tuning.scheduling.until_decided import (
+    Question,
+    add_seeds,
+    add_trials,
+    find_questions,
+    list_questions,
+)
 
 PAIR = (("at", "A"), ("fitnets", "A"))
 
@@ -83,6 +90,14 @@ def test_only_methods_are_a_question_without_a_best_student():
     results = results_of(at=0.80, fitnets=0.60)
     [method] = list_questions(comparison_table(results), [], results)
     assert not method.is_open
+
+
+def test_questions_are_judged_by_the_difference_that_matters_now(tmp_path):
+    sweep = Sweep()
+    for method in ("at", "fitnets"):
+        sweep.search(method, "A", 0.7).confirm(method, "A", 0, [0.7, 0.72, 0.74])
+    folder = write_sweep_folder(tmp_path / "s", sweep, min_difference=30.0)  # in its log
+    assert [find_questions(folder, points)[0].is_open for points in (30.0, 0.2)] == [False, True]
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.4, 0.9])
