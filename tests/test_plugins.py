@@ -581,7 +581,7 @@ class TestNothingRunsUnasked:
         earlier = earlier.model_copy(update={"plugins": (PluginRecord(**record),)})
         sweep = build_resume_config(earlier, {"plugins": (str(path),)})
         assert sweep.plugins == (str(path),)
-        assert resume_flags(sweep) == f" --plugin {path}"
+        assert resume_flags(sweep, {}) == ["--plugin", str(path)]
 
     def test_a_checkpoint_wants_its_networks(self, give, tmp_path):
         path, marker = tmp_path / "net.pth", tmp_path / "ran"

@@ -437,7 +437,7 @@ class TestConfirmed:
             confirm_sweep(copy.path, {"data": str(data), "seeds": 4})
         lines = copy.log_path.read_bytes().splitlines(keepends=True)
         copy.log_path.write_bytes(b"".join(lines[:-1]))
-        with pytest.raises(UserError, match="is not complete: first 'kdtune resume"):
+        with pytest.raises(UserError, match="is not complete: first run kdtune resume"):
             confirm_sweep(copy.path)
 
 
