@@ -101,7 +101,7 @@ def measure_trial_costs(
         event_seconds=driver_costs.EVENT_SECONDS,
         trial_seconds=driver_costs.TRIAL_SECONDS,
         proposal_seconds=proposal_seconds,
-        startup_trials=driver_costs.STARTUP_TRIALS,
+        startup_trials=driver_costs.count_startup_trials(prepared),
         tables_seconds=driver_costs.TABLES_SECONDS,
     )
     largest = TrialCosts(*map(max, zip(*means.values(), strict=True)))
