@@ -49,10 +49,8 @@ def measure_trial_costs(
         folder: for files that are needed meanwhile.
         history: number of ended trials before a proposal.
     """
-    full, configs = prepared.shared_inputs.decoded, dict[str, TrainConfig]()
-    for cell in prepared.sweep.cells():
-        _, settings = prepared.spaces[cell[0]].probe_points()[0]
-        configs["-".join(cell)] = prepared.configure_trial(cell, 0, settings)
+    full = prepared.shared_inputs.decoded
+    configs = {"-".join(cell): prepared.example_config(cell) for cell in prepared.sweep.cells()}
     cache = ArrayCache(folder / "cache") if full.cache is not None else None
     decoded = DecodedDataset(_sample(full.data), full.image_size, cache)
     arrays = prepared.shared_inputs.warm_cache(slots, lambda line: None, decoded)
