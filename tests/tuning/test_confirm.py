@@ -52,7 +52,7 @@ class ByHand:
         settings = {
             trial: {"method": trial[:2], "model": "A", "lr": 0.5}
             for ids in cells.values()
-            for trial in ids
+            for trial in sorted(ids, key=lambda trial: int(trial[5:]))
         }
         self.policy = ConfirmPolicy(sweep_config(), settings, lambda: 0.0)
         self.open(seeds, cells)
