@@ -243,7 +243,7 @@ def test_candidates_are_settings_by_the_mean_of_their_runs():
 
 OPENED = """
 import json, sys
-from kdtune.tuning.trials.trainable import run_trial
+from kdtune.tuning.trials.trial_process import run_trial
 opened = []
 sys.addaudithook(lambda name, args: opened.append(str(args[0])) if name == "open" else None)
 for result in run_trial(json.loads(sys.argv[1])):

@@ -26,7 +26,7 @@ from kdtune.tuning.driver.preflight import PreparedSweep
 from kdtune.tuning.planning import driver_costs
 from kdtune.tuning.planning.simulation import SweepCosts
 from kdtune.tuning.planning.training_worker import TrainingWorker, TrialCosts
-from kdtune.tuning.trials.trainable import ProcessMemory
+from kdtune.tuning.trials.trial_process import ProcessMemory
 
 MAX_TRAIN_IMAGES, MAX_VALIDATION_IMAGES = 2048, 512
 """Maximum sizes of the sample."""
