@@ -22,8 +22,8 @@ import torch
 from kdtune.config.train import TrainConfig
 from kdtune.runtime.process import keep_freed_memory
 from kdtune.tuning.trials.results import EpochReported
-from kdtune.tuning.trials.trainable import ProcessMemory, run_trial
 from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints, list_checkpoints
+from kdtune.tuning.trials.trial_process import ProcessMemory, run_trial
 
 RUNS = [("MultiBranchNet", 8, 30), ("MultiBranchNet", 32, 10), ("ResNet18", 8, 30),
         ("ResNet18", 32, 8)]  # fmt: skip

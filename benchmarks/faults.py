@@ -60,7 +60,7 @@ from kdtune.tuning.driver.driver import Workplace
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.trials.results import EpochReported, TrialResult
-from kdtune.tuning.trials.trainable import TrialProcess
+from kdtune.tuning.trials.trial_process import TrialProcess
 
 SWEEP = (
     "sweep --data data --image-size 8 --methods at,fitnets --models MultiBranchNet --no-baselines "

@@ -62,7 +62,7 @@ from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.trials.best_weights import CheckpointCleanup
 from kdtune.tuning.trials.results import EpochReported, TrialResult
-from kdtune.tuning.trials.trainable import TrialProcess
+from kdtune.tuning.trials.trial_process import TrialProcess
 
 SLOTS = 2
 EPOCH_SECONDS = 0.02

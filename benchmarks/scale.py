@@ -34,7 +34,7 @@ from kdtune.tuning.display.progress import Goal
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.trials.results import EpochReported, ProcessStarted, to_ray
-from kdtune.tuning.trials.trainable import TrialProcess
+from kdtune.tuning.trials.trial_process import TrialProcess
 
 EPOCHS = 6
 

@@ -18,7 +18,7 @@ from sweep_harness import EPOCHS, SweepHarness, sweep_config
 from kdtune.tuning.cluster.session import find_slots, run_trials
 from kdtune.tuning.planning import gpu_sharing as sharing
 from kdtune.tuning.trials.results import EpochReported
-from kdtune.tuning.trials.trainable import TrialProcess
+from kdtune.tuning.trials.trial_process import TrialProcess
 
 
 class RealTimeHarness(SweepHarness):

@@ -42,7 +42,7 @@ from kdtune.tuning.driver.preflight import prepare_sweep
 from kdtune.tuning.driver.resume_rules import build_resume_config, resume_flags
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.trials.results import EpochReported, Failure, TrialFailed
-from kdtune.tuning.trials.trainable import run_trial
+from kdtune.tuning.trials.trial_process import run_trial
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -581,7 +581,7 @@ class TestNothingRunsUnasked:
         earlier = earlier.model_copy(update={"plugins": (PluginRecord(**record),)})
         sweep = build_resume_config(earlier, {"plugins": (str(path),)})
         assert sweep.plugins == (str(path),)
-        assert resume_flags(sweep) == f" --plugin {path}"
+        assert resume_flags(sweep, {}) == ["--plugin", str(path)]
 
     def test_a_checkpoint_wants_its_networks(self, give, tmp_path):
         path, marker = tmp_path / "net.pth", tmp_path / "ran"

@@ -1,6 +1,7 @@
 """A sweep's folder: its two logs, the lock of its driver, and the paths of other files."""
 
 import os
+import shlex
 import shutil
 import socket
 from collections.abc import Iterator
@@ -27,7 +28,9 @@ class SweepFolder:
     """A sweep's folder; all knowledge of its layout is here."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        path = Path(path)
+        has_name = path.name not in ("", "..")  # "." has none, and others need one
+        self.path = path if has_name else Path(os.path.abspath(path))
         self.config_path = self.path / "sweep.yaml"  # complete settings, to run them again
         self.environment_path = self.path / "environment.json"
         self.plan_path = self.path / "plan.json"
@@ -43,10 +46,19 @@ class SweepFolder:
         self.report_path = self.path / "report.html"
         self._lock_path = self.path / "driver.lock"
 
+    def command(self, subcommand: str, *flags: str) -> str:
+        """Return a command about the sweep, for a shell.
+
+        Args:
+            subcommand: of kdtune.
+            flags: what follows the folder.
+        """
+        return shlex.join(["kdtune", subcommand, str(self.path), *flags])
+
     def raise_if_exists(self) -> None:
         if self.path.exists():
             is_sweep = self.log_path.exists()
-            advice = f"resume it: kdtune resume {self.path}" if is_sweep else "remove it."
+            advice = f"resume it: {self.command('resume')}" if is_sweep else "remove it."
             raise UserError(f"{self.path} exists already; give another name, or {advice}")
 
     @contextmanager

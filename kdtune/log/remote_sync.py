@@ -93,7 +93,7 @@ class RemoteSync:
 
     def require_new(self) -> None:
         if self.storage.read(self.folder.log_path.name) is not None:
-            command = f"kdtune resume {self.folder.path} --storage {self.storage.uri}"
+            command = self.folder.command("resume", "--storage", self.storage.uri)
             advice = f"give another name, or resume it: {command}"
             raise UserError(f"{self.storage} holds a sweep already; {advice}")
 

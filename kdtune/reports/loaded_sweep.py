@@ -1,6 +1,5 @@
 """A sweep with its logs and tables, read once from its folder."""
 
-import shlex
 import time
 from pathlib import Path
 
@@ -23,7 +22,8 @@ class LoadedSweep:
     """
 
     def __init__(self, path: Path, limits: ShipLimits = NO_LIMITS):
-        self.path, self.name, self.folder = path, str(path), SweepSnapshot(path)
+        self.name, self.folder = str(path), SweepSnapshot(path)
+        self.path = self.folder.path
         self.ship_limits = limits
         self.events = self.folder.load_events()
         self.confirm_events = self.folder.load_confirm_events()
@@ -37,7 +37,7 @@ class LoadedSweep:
 
     def command(self, subcommand: str) -> str:
         """Return a command about this sweep, for a shell."""
-        return f"kdtune {subcommand} {shlex.quote(str(self.path))}"
+        return self.folder.command(subcommand)
 
     def header_facts(self) -> dict[str, str]:
         """Return facts about the sweep by label, for the head of the page."""

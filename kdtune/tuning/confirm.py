@@ -31,7 +31,7 @@ from kdtune.tuning.display.progress import Goal
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.driver.preflight import prepare_confirmation
-from kdtune.tuning.driver.resume_rules import build_confirm_config, resume_flags
+from kdtune.tuning.driver.resume_rules import build_confirm_config, confirm_flags
 from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
 from kdtune.tuning.scheduling.confirm_policy import Candidates, ConfirmPolicy, best_trials
 from kdtune.tuning.scheduling.until_decided import add_seeds, find_questions
@@ -57,7 +57,7 @@ def confirm_sweep(
     storage = changes.get("storage")
     with synced_to(folder, storage, False, screen.warn) as remote_sync, folder.locked_existing():
         history = _read_logs(folder, changes)
-        command = f"kdtune confirm {folder.path}{resume_flags(history.sweep)}"
+        command = folder.command("confirm", *confirm_flags(history.sweep))
         _ConfirmSession(Workplace(folder, screen, command, remote_sync), history).run()
     return folder
 
@@ -79,8 +79,8 @@ def _read_logs(folder: SweepFolder, changes: Mapping[str, Any]) -> _History:
     search, openings = folder.load_events(), folder.load_confirm_openings()
     if not isinstance(search[-1], events.Completed):
         raise UserError(
-            f"{folder.path} is not complete: first 'kdtune resume {folder.path}'; with a "
-            "lower number of --trials it ends with what it has."
+            f"{folder.path} is not complete: first run {folder.command('resume')}; with a lower "
+            "number of --trials it ends with what it has."
         )
     sweep = build_confirm_config(folder, changes)
     if openings and sweep.top != (top := openings[-1].top):
@@ -212,7 +212,8 @@ class _ConfirmSession:
         if not self.sweep.until_decided or not self.policy.chosen_trials:
             return None
         seeds = {cell: self.policy.seeds_of(cell) for cell in self.policy.candidates}
-        added = add_seeds(find_questions(self.folder), self.sweep.min_difference, seeds)
+        min_difference = self.sweep.min_difference
+        added = add_seeds(find_questions(self.folder, min_difference), min_difference, seeds)
         if added is None or slots is None:
             return added
         num_runs = sum(max(0, added.seeds - seeds[cell]) for cell in added.cells)

@@ -24,7 +24,7 @@ from kdtune.log.events import (
     TrialsAdded,
 )
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
-from kdtune.log.remote_sync import synced_to
+from kdtune.log.remote_sync import RemoteSync, synced_to
 from kdtune.reports.tables.all_tables import load_sweep_tables
 from kdtune.reports.tables.learning import describe_chance, learning_sentences
 from kdtune.reports.tables.sentences import describe_detectable_difference
@@ -38,7 +38,7 @@ from kdtune.tuning.display.progress import Goal
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
-from kdtune.tuning.driver.resume_rules import build_resume_config, resume_flags
+from kdtune.tuning.driver.resume_rules import build_resume_config, confirm_flags, resume_flags
 from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
 from kdtune.tuning.planning.plan import Planner, require_local_address
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
@@ -78,8 +78,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
     sweep, warm_start_events = prepared.sweep, prepared.load_warm_start_events()
     with ray_session(sweep.address, screen.show == "verbose", screen.warn, screen.say):
         with synced_to(folder, sweep.storage, True, screen.warn) as remote_sync:
-            command = f"kdtune resume {folder.path}{resume_flags(sweep)}"
-            session = _SearchSession(Workplace(folder, screen, command, remote_sync), prepared)
+            session = _SearchSession(folder, screen, prepared, remote_sync)
             slots, opening_event = session.prepare_slots(warm_start_events)
             sweep_plan = session.make_plan(slots, warm_start_events) if plan else None
             _create_folder(folder, sweep_plan, opening_event, *warm_start_events)
@@ -103,7 +102,7 @@ def check_sweep(config: Mapping[str, Any], show: str = "live") -> None:
     folder.raise_if_exists()
     with waiting(_CHECKING, screen.say):
         prepared = prepare_sweep(requested, requested.spaces)
-    session = _SearchSession(Workplace(folder, screen), prepared)
+    session = _SearchSession(folder, screen, prepared)
     warm_starts = prepared.load_warm_start_events()
     slots = None
     if resolve_address(requested.address) == LOCAL_ADDRESS:
@@ -133,8 +132,7 @@ def resume_sweep(
         space_files = tuple(changes.get("spaces", ()))
         with waiting(_CHECKING, screen.say):
             prepared = prepare_sweep(requested, space_files, earlier_opening)
-        command = f"kdtune resume {folder.path}{resume_flags(prepared.sweep)}"
-        session = _SearchSession(Workplace(folder, screen, command, remote_sync), prepared)
+        session = _SearchSession(folder, screen, prepared, remote_sync)
         opening_event = prepared.opening_event
         with session.driver.open_log(folder.log_path) as log:
             session.driver.report_resumed(log, earlier_opening, opening_event)
@@ -169,12 +167,21 @@ def _create_folder(
 class _SearchSession:
     """A search with its driver."""
 
-    def __init__(self, workplace: Workplace, prepared: PreparedSweep):
-        self.workplace, self.prepared, self.screen = workplace, prepared, workplace.screen
-        self.sweep, warn = prepared.sweep, self.screen.warn
+    def __init__(
+        self,
+        folder: SweepFolder,
+        screen: Screen,
+        prepared: PreparedSweep,
+        remote_sync: RemoteSync | None = None,
+    ):
+        self.prepared, self.screen, self.sweep = prepared, screen, prepared.sweep
+        command = folder.command("resume", *resume_flags(self.sweep, prepared.spaces))
+        self.workplace = workplace = Workplace(folder, screen, command, remote_sync)
         inputs = self.sweep, prepared.spaces, prepared.configure_trial
-        self.policy = SearchPolicy(*inputs, say=warn, measure_scales=prepared.measure_scales)
-        files = workplace.folder, workplace.checkpoint_storage
+        self.policy = SearchPolicy(
+            *inputs, say=screen.warn, measure_scales=prepared.measure_scales
+        )
+        files = folder, workplace.checkpoint_storage
         self.checkpoint_cleanup = CheckpointCleanup(*files, self.policy.studies.rank)
         self.driver = Driver(workplace, self.policy, self.checkpoint_cleanup, "trials")
 
@@ -266,7 +273,7 @@ class _SearchSession:
             started.to_dict(),
             leaderboard["search_luck_points"].to_dict(),
             self.prepared.opening_event.data.test_images,
-            leaderboard["search_best_percent"].max() / 100,
+            (leaderboard["search_best_percent"] / 100).to_dict(),
             {cell: self.policy.budget.trial_limit(cell) for cell in self.sweep.cells()},
         )
         if added is None or slots is None:
@@ -300,8 +307,8 @@ class _SearchSession:
         """Confirm the search if the settings say so; `changes` are those of `confirm_sweep`."""
         if not (self.sweep.confirm or self.sweep.until_decided):
             return
-        path, interrupts = self.workplace.folder.path, self.policy.interrupts
+        folder, interrupts = self.workplace.folder, self.policy.interrupts
         if interrupts.stop_requested:
-            command = f"kdtune confirm {path}"
+            command = folder.command("confirm", *confirm_flags(self.sweep))
             interrupts.raise_interrupt(f"the search is complete; to continue: {command}")
-        confirm_sweep(path, changes, self.screen.show)
+        confirm_sweep(folder.path, changes, self.screen.show)

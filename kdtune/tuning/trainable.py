@@ -21,8 +21,8 @@ from kdtune.training.epoch_data import find_data, open_single_run
 from kdtune.training.loop import EpochResult, fit
 from kdtune.training.loss_scales import LossScales
 from kdtune.training.teacher import load_teacher
-from kdtune.tuning.trials.trainable import hide_unassigned_gpus
 from kdtune.tuning.trials.trial_checkpoints import resumable_state, save_epoch
+from kdtune.tuning.trials.trial_process import hide_unassigned_gpus
 
 CHECKPOINT_NAME = "student.pth"
 """The file in a checkpoint of Tune's; `kdtune.load_model` reads it."""

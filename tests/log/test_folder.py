@@ -226,6 +226,18 @@ def test_a_second_driver_is_told_who_holds_the_sweep_and_a_dead_one_holds_nothin
             pass
 
 
+@pytest.mark.parametrize(("place", "path"), [(".", "."), ("best", "..")])
+def test_the_current_folder_has_the_name_of_a_sweep(tmp_path, monkeypatch, place, path):
+    folder = SweepFolder(tmp_path / "x")
+    (folder.path / "best").mkdir(parents=True)
+    with EventLog(folder.log_path, []) as log:
+        log.append(sweep_opening())
+    monkeypatch.chdir(folder.path / place)
+    assert SweepFolder(path).path == folder.path and SweepFolder(path).is_sweep()
+    SweepFolder(path).remove()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "best", "log.jsonl"])
 def test_a_folder_with_links_is_refused(tmp_path, name):
     folder = SweepFolder(tmp_path / "x")

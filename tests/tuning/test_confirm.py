@@ -52,7 +52,7 @@ class ByHand:
         settings = {
             trial: {"method": trial[:2], "model": "A", "lr": 0.5}
             for ids in cells.values()
-            for trial in ids
+            for trial in sorted(ids, key=lambda trial: int(trial[5:]))
         }
         self.policy = ConfirmPolicy(sweep_config(), settings, lambda: 0.0)
         self.open(seeds, cells)
@@ -243,7 +243,7 @@ def test_candidates_are_settings_by_the_mean_of_their_runs():
 
 OPENED = """
 import json, sys
-from kdtune.tuning.trials.trainable import run_trial
+from kdtune.tuning.trials.trial_process import run_trial
 opened = []
 sys.addaudithook(lambda name, args: opened.append(str(args[0])) if name == "open" else None)
 for result in run_trial(json.loads(sys.argv[1])):
@@ -437,16 +437,17 @@ class TestConfirmed:
             confirm_sweep(copy.path, {"data": str(data), "seeds": 4})
         lines = copy.log_path.read_bytes().splitlines(keepends=True)
         copy.log_path.write_bytes(b"".join(lines[:-1]))
-        with pytest.raises(UserError, match="is not complete: first 'kdtune resume"):
+        with pytest.raises(UserError, match="is not complete: first run kdtune resume"):
             confirm_sweep(copy.path)
 
 
+@pytest.mark.parametrize("setting", ["confirm", "until_decided"])
 def test_without_test_images_a_sweep_that_is_to_be_confirmed_does_not_start(
-    split_folder, tmp_path, monkeypatch
+    setting, split_folder, tmp_path, monkeypatch
 ):
     data = shutil.copytree(split_folder, tmp_path / "data", ignore=lambda *_: ["test"])
     monkeypatch.chdir(tmp_path)
     given = {"name": "x", "data": str(data), "methods": ["student"], "baselines": False}
     with pytest.raises(UserError, match="add a folder test/, which the search never sees"):
-        run_sweep({**given, "confirm": True})
+        run_sweep({**given, setting: True})
     assert not Path("results").exists()

@@ -40,7 +40,7 @@ from kdtune.tuning.driver.resume_rules import build_resume_config
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.sweep import resume_sweep, run_sweep
 from kdtune.tuning.trials.results import EpochReported, TrialFailed
-from kdtune.tuning.trials.trainable import TrialProcess
+from kdtune.tuning.trials.trial_process import TrialProcess
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,6 @@ def rungs_table(events: Sequence[Event]) -> pd.DataFrame:
     rows = []
     for (method, model), cell in usable_trials.groupby(["method", "model"], sort=False):
         scores = epochs[epochs["trial_id"].isin(cell["trial_id"])]
-        scores = scores.drop_duplicates(["trial_id", "epoch"], keep="last")
         scores = scores.pivot(index="trial_id", columns="epoch", values="best_validation_accuracy")
         scores = scores.reindex(columns=rungs).astype(float)
         winner = scores.max(axis=1).idxmax() if len(scores) else None

@@ -16,10 +16,8 @@ def search_curve_table(trials: pd.DataFrame, epochs: pd.DataFrame, chance: float
         epochs: the table `EPOCHS`.
         chance: accuracy of answers of one class, share of 1; the expected score of a failed trial.
     """
-    # A trial that was restarted may report an epoch twice.
-    reported = epochs.drop_duplicates(["trial_id", "epoch"], ignore_index=True)
     tables = [
-        _cell_curve(cell, reported[reported["trial_id"].isin(cell["trial_id"])], chance)
+        _cell_curve(cell, epochs[epochs["trial_id"].isin(cell["trial_id"])], chance)
         for _, cell in trials.groupby(["method", "model"], sort=False)
     ]
     return pd.concat(tables, ignore_index=True) if tables else SEARCH_CURVE.make_frame()

@@ -81,7 +81,7 @@ def settings_table(
         first_rung: epoch that most trials reached.
         chance: accuracy of answers of one class, share of 1; the score of a diverged trial.
     """
-    rung_epochs = epochs[epochs["epoch"] == first_rung].drop_duplicates("trial_id", keep="last")
+    rung_epochs = epochs[epochs["epoch"] == first_rung]
     rung_scores = rung_epochs.set_index("trial_id")["best_validation_accuracy"]
     rows, trials = [], trials[trials["candidate"].isna()]
     for (method, model), cell in trials.groupby(["method", "model"], sort=False):

@@ -60,7 +60,7 @@ def sweep_status(sweep: SweepSnapshot) -> dict[str, Any]:
         ],
         "search_best_percent": None if best_score is None else 100 * best_score,
         "search_best_cell": best_cell,
-        "continue_with": f"kdtune {unfinished[0]} {folder}" if unfinished else None,
+        "continue_with": sweep.command(unfinished[0]) if unfinished else None,
     }
 
 

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from kdtune.config.recipes import split_student
 from kdtune.log.events import Cell
 
 _PARTS_PER_GPU = 10_000  # Ray gives no smaller ones
@@ -167,8 +168,13 @@ class Slots:
         return len(requests) == 1 and not any(request.gpus for request in requests)
 
     def smallest_allocation(self, model: str) -> Allocation | None:
-        """Return the smallest allocation of a student's trial; None if no node is large enough."""
-        allocations = self._possible_allocations(self.nodes(), model)
+        """Return the smallest allocation of a trial; None if no node is large enough.
+
+        Args:
+            model: a student, or the network of one; the first student counts.
+        """
+        student = next(name for name in self.requests if model in (name, split_student(name)[0]))
+        allocations = self._possible_allocations(self.nodes(), student)
         return min(allocations, key=lambda allocation: allocation.cpus, default=None)
 
     def has_larger_allocation(self, model: str) -> bool:

@@ -195,7 +195,7 @@ def find_slots(
     nodes = nodes or _find_admitted_nodes(sweep, say)
     gpus = float(any(node.gpus for node in nodes()))
     requests = {}
-    for student in (*sweep.models, *sweep.students):  # networks are tested by their models
+    for student in sweep.students:
         model = sweep.settings_of(student)["model"]
         cpus_per_trial = value_for_model(sweep.cpus_per_trial, model, None)
         gpus_per_trial = value_for_model(sweep.gpus_per_trial, model, gpus)

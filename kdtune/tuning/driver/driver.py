@@ -26,7 +26,7 @@ from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.trials.best_weights import CheckpointCleanup, ConfirmedWeights
-from kdtune.tuning.trials.trainable import TargetRequests, TrialProcess
+from kdtune.tuning.trials.trial_process import TargetRequests, TrialProcess
 from kdtune.units import format_duration
 
 

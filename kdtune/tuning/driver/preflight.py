@@ -89,7 +89,7 @@ class PreparedSweep:
     def describe_unscaled_strengths(self) -> Iterator[str]:
         """Yield a line for each strength of a cell that is the weight itself."""
         for cell in self.sweep.cells() if self.has_strengths else ():
-            _, settings = self.spaces[cell[0]].probe_points()[0]
+            settings = self.spaces[cell[0]].example_settings()
             if METHODS[cell[0]].uses_teacher:
                 scales = self.measure_scales(cell, settings)
                 for strength, weight in STRENGTHS.items():
@@ -97,14 +97,14 @@ class PreparedSweep:
                         reason = "its term is not above 0 before training"
                         yield f"{'-'.join(cell)}: {strength} is taken as {weight}, since {reason}"
 
+    def example_config(self, cell: Cell) -> TrainConfig:
+        """Return the complete settings of a trial of a cell."""
+        return self.configure_trial(cell, 0, self.spaces[cell[0]].example_settings())
+
     def example_configs(self) -> dict[str, TrainConfig]:
-        """Return the settings of a trial of each student: the first of its first cell."""
-        configs: dict[str, TrainConfig] = {}
-        for method, model in self.sweep.cells():
-            if model not in configs:
-                _, settings = self.spaces[method].probe_points()[0]
-                configs[model] = self.configure_trial((method, model), 0, settings)
-        return configs
+        """Return the settings of a trial of each student, in its first cell."""
+        [(method, _), *_] = self.sweep.cells()
+        return {student: self.example_config((method, student)) for student in self.sweep.students}
 
     def load_warm_start_events(self) -> list[Earlier]:
         """Return what the cells learn from the earlier sweeps of ``warm_start``."""
@@ -139,7 +139,8 @@ def prepare_sweep(
     """
     PLUGINS.load_files(requested.plugins)
     pack_plugins()  # says early which plug-in cannot be sent to trials
-    inputs = _prepare_inputs(requested, earlier_opening, needs_test_images=requested.confirm)
+    confirms = requested.confirm or requested.until_decided
+    inputs = _prepare_inputs(requested, earlier_opening, needs_test_images=confirms)
     sweep, shared_inputs, opening_fields, left_out = inputs
     spaces = prepare_spaces(sweep, space_files, earlier_opening)
     pick_device(sweep.settings.get("device", "auto"))

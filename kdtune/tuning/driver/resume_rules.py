@@ -1,6 +1,7 @@
 """Settings that may change on resume or confirm; a log names neither cluster nor code."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kdtune.config.sweep import CONFIRM_FIELDS, RESUME_FIELDS, SweepConfig
@@ -10,6 +11,7 @@ from kdtune.log.folder import SweepFolder
 from kdtune.plugins import PLUGINS
 from kdtune.tuning.cluster.session import LOCAL_ADDRESS, resolve_address
 from kdtune.tuning.search.samplers import AUTO_SAMPLER, STATEFUL_SAMPLERS, STATELESS_SAMPLERS
+from kdtune.tuning.search.space import SearchSpace
 
 
 def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> SweepConfig:
@@ -35,8 +37,7 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
         )
     if "sampler" in changes and sweep.sampler != previous.sampler:
         raise UserError(f"The sweep's sampler is {previous.sampler}, and stays so.")
-    is_builtin = sweep.sampler in (AUTO_SAMPLER, *STATELESS_SAMPLERS, *STATEFUL_SAMPLERS)
-    if not is_builtin and not sweep.sampler.startswith("optuna.") and "sampler" not in changes:
+    if _is_code(sweep.sampler) and "sampler" not in changes:
         raise UserError(
             f"The sweep's sampler is code, and code that a log names is not run: if you trust it, "
             f"give --sampler {sweep.sampler}."
@@ -60,11 +61,31 @@ def build_confirm_config(folder: SweepFolder, changes: Mapping[str, Any]) -> Swe
     return SweepConfig.parse({**_usable_settings(earlier_opening, recorded, changes), **changes})
 
 
-def resume_flags(sweep: SweepConfig) -> str:
-    """Return the flags that a command needs to continue a sweep, beside its folder."""
+def _is_code(sampler: str) -> bool:
+    builtin = (AUTO_SAMPLER, *STATELESS_SAMPLERS, *STATEFUL_SAMPLERS)
+    return sampler not in builtin and not sampler.startswith("optuna.")
+
+
+def resume_flags(sweep: SweepConfig, spaces: Mapping[str, SearchSpace]) -> list[str]:
+    """Return the flags that `kdtune resume` needs beside a sweep's folder.
+
+    Args:
+        sweep: complete settings.
+        spaces: its search spaces by method.
+    """
+    flags = ["--sampler", sweep.sampler] if _is_code(sweep.sampler) else []
+    files = {Path(file).resolve() for file in sweep.spaces}  # others are of plug-ins
+    for space in spaces.values():
+        if space.define_by_run is not None and space.path in files:
+            flags += ["--space", str(space.path)]
+    return [*confirm_flags(sweep), *flags]
+
+
+def confirm_flags(sweep: SweepConfig) -> list[str]:
+    """Return the flags that `kdtune confirm` needs beside a sweep's folder."""
     flags = [("address", sweep.address), ("storage", sweep.storage)]
     flags += [("plugin", path) for path in sweep.plugins]
-    return "".join(f" --{key} {value}" for key, value in flags if value is not None)
+    return [word for key, value in flags if value is not None for word in (f"--{key}", value)]
 
 
 def _usable_settings(

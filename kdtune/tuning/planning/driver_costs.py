@@ -11,6 +11,8 @@ from typing import Any
 
 from kdtune.log.events import Observation, TrialState, WarmStart
 from kdtune.tuning.driver.preflight import PreparedSweep
+from kdtune.tuning.search import gp_sampler
+from kdtune.tuning.search.samplers import AUTO_SAMPLER, GP_SAMPLER, choose_sampler
 from kdtune.tuning.search.studies import CellStudies
 
 REPORT_SECONDS, EVENT_SECONDS = 0.0025, 0.0026
@@ -22,11 +24,20 @@ TRIAL_SECONDS, TABLES_SECONDS = 0.07, 1.0
 EPOCH_BYTES, TRIAL_BYTES = 830.0, 1950.0
 """Size of an epoch, and of everything else of a trial, in the log and for TensorBoard."""
 
-STARTUP_TRIALS = 10
-"""Ended trials of a cell that Optuna's samplers need before they learn from any."""
+_STARTUP_TRIALS = {GP_SAMPLER: gp_sampler.STARTUP_TRIALS, "tpe": 10}
+"""Ended trials of a cell that a sampler needs before it learns from any; others need none."""
 
 MAX_HISTORY = 100
 """Maximum number of earlier trials for the measured proposal."""
+
+
+def count_startup_trials(prepared: PreparedSweep) -> int:
+    """Return the ended trials that the sampler of the first cell needs before it learns."""
+    [(method, _), *_] = prepared.sweep.cells()
+    sampler = prepared.sweep.sampler
+    if sampler == AUTO_SAMPLER:
+        sampler = choose_sampler(prepared.spaces[method])
+    return _STARTUP_TRIALS.get(sampler, 0)
 
 
 def measure_proposal_seconds(prepared: PreparedSweep, num_trials: int) -> float:

@@ -25,7 +25,7 @@ from kdtune.tuning.cluster.placement import Allocation, Node, ResourceRequest, S
 from kdtune.tuning.cluster.ray_private import trial_resources
 from kdtune.tuning.cluster.session import find_slots
 from kdtune.tuning.planning.training_worker import TrainingWorker
-from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests, is_out_of_memory
+from kdtune.tuning.trials.trial_process import ProcessMemory, TargetRequests, is_out_of_memory
 from kdtune.units import BYTES_PER_GB
 
 Say = Callable[[str], None]
@@ -100,7 +100,7 @@ def choose_gpu_sharing(
         sweep: complete settings.
         slots: from `kdtune.tuning.cluster.session.find_slots`.
         make_configs: returns complete settings of a trial of each student.
-        target_requests: see `kdtune.tuning.trials.trainable.TargetRequests`.
+        target_requests: see `kdtune.tuning.trials.trial_process.TargetRequests`.
         say: writes a line.
     """
     if sweep.gpus_per_trial != "auto":

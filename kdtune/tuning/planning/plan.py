@@ -157,7 +157,8 @@ class Planner:
         for stale_folder in parent_folder.glob(".plan-*"):
             if time.time() - stale_folder.stat().st_mtime > 3600:  # a plan takes minutes
                 shutil.rmtree(stale_folder, ignore_errors=True)
-        history = max(driver_costs.STARTUP_TRIALS + 1, _trials_per_cell(self.prepared.sweep) // 2)
+        startup_trials = driver_costs.count_startup_trials(self.prepared)
+        history = max(startup_trials + 1, _trials_per_cell(self.prepared.sweep) // 2)
         with tempfile.TemporaryDirectory(prefix=".plan-", dir=parent_folder) as folder:
             return measure_trial_costs(self.prepared, slots, Path(folder), history)
 

@@ -27,7 +27,7 @@ from kdtune.runtime.device import (
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.training.epoch_data import find_data
 from kdtune.training.loop import EpochResult, fit
-from kdtune.tuning.trials import trainable
+from kdtune.tuning.trials import trial_process
 from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints
 
 
@@ -50,10 +50,10 @@ class TrainingWorker:
         memory: new; gives the images and the teacher.
     """
 
-    def __init__(self, plugins: Sequence[Plugin], memory: trainable.ProcessMemory):
+    def __init__(self, plugins: Sequence[Plugin], memory: trial_process.ProcessMemory):
         keep_freed_memory()
         avoid_gpu_fragmentation()
-        trainable.hide_unassigned_gpus()
+        trial_process.hide_unassigned_gpus()
         PLUGINS.sync(plugins)
         self._process_state, self._memory = ProcessState(), memory
         self._training: _Training | None = None
@@ -92,7 +92,7 @@ class TrainingWorker:
             result.state["best_epoch"] = 0  # a checkpoint is larger if its epoch is not the best
             started_at = time.perf_counter()
             checkpoints = TrialCheckpoints(Path(path), config, training.classes)
-            checkpoints.save(result, [trainable.make_epoch_metrics(result)])
+            checkpoints.save(result, [trial_process.make_epoch_metrics(result)])
             checkpoint_seconds = time.perf_counter() - started_at
             sizes = [file.stat().st_size for file in Path(path).glob("*.pth")]
         sizes += psutil.Process().memory_full_info().uss, peak_memory(training.device) or 0
@@ -125,9 +125,11 @@ class TrainingWorker:
 class _Training:
     """A trial whose epochs have limited times."""
 
-    def __init__(self, config: TrainConfig, memory: trainable.ProcessMemory, cyclic: bool = False):
+    def __init__(
+        self, config: TrainConfig, memory: trial_process.ProcessMemory, cyclic: bool = False
+    ):
         one_epoch = config.model_copy(update={"epochs": 1})  # so that no view is built ahead
-        opened = trainable.open_trial_data(one_epoch, memory, lambda event: None)
+        opened = trial_process.open_trial_data(one_epoch, memory, lambda event: None)
         epoch_data, self.classes, teacher = opened
         self.device = pick_device(config.device)
         self.train = _TimedPass(epoch_data.train_batches(1), cyclic)

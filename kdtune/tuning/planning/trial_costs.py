@@ -26,7 +26,7 @@ from kdtune.tuning.driver.preflight import PreparedSweep
 from kdtune.tuning.planning import driver_costs
 from kdtune.tuning.planning.simulation import SweepCosts
 from kdtune.tuning.planning.training_worker import TrainingWorker, TrialCosts
-from kdtune.tuning.trials.trainable import ProcessMemory
+from kdtune.tuning.trials.trial_process import ProcessMemory
 
 MAX_TRAIN_IMAGES, MAX_VALIDATION_IMAGES = 2048, 512
 """Maximum sizes of the sample."""
@@ -49,10 +49,8 @@ def measure_trial_costs(
         folder: for files that are needed meanwhile.
         history: number of ended trials before a proposal.
     """
-    full, configs = prepared.shared_inputs.decoded, dict[str, TrainConfig]()
-    for cell in prepared.sweep.cells():
-        _, settings = prepared.spaces[cell[0]].probe_points()[0]
-        configs["-".join(cell)] = prepared.configure_trial(cell, 0, settings)
+    full = prepared.shared_inputs.decoded
+    configs = {"-".join(cell): prepared.example_config(cell) for cell in prepared.sweep.cells()}
     cache = ArrayCache(folder / "cache") if full.cache is not None else None
     decoded = DecodedDataset(_sample(full.data), full.image_size, cache)
     arrays = prepared.shared_inputs.warm_cache(slots, lambda line: None, decoded)
@@ -101,7 +99,7 @@ def measure_trial_costs(
         event_seconds=driver_costs.EVENT_SECONDS,
         trial_seconds=driver_costs.TRIAL_SECONDS,
         proposal_seconds=proposal_seconds,
-        startup_trials=driver_costs.STARTUP_TRIALS,
+        startup_trials=driver_costs.count_startup_trials(prepared),
         tables_seconds=driver_costs.TABLES_SECONDS,
     )
     largest = TrialCosts(*map(max, zip(*means.values(), strict=True)))

@@ -32,7 +32,7 @@ class ConfirmPolicy(SchedulingPolicy):
     """Runs, choices and tests of a confirmation; runs are known by their ids."""
 
     sweep: SweepConfig
-    trial_configs: Mapping[str, dict[str, Any]]  # of the trials of the search
+    trial_configs: Mapping[str, dict[str, Any]]  # of the search's trials, in their order
     clock: Callable[[], float] = time.monotonic
     say: Callable[[str], None] = say
     failure_restarts = 1
@@ -155,7 +155,7 @@ class ConfirmPolicy(SchedulingPolicy):
         choices = []
         for (method, model), trials in self.candidates.items():
             ranked = []
-            for trial in sorted(trials, key=lambda trial: int(trial.rpartition("-")[2])):
+            for trial in (t for t in self.trial_configs if t in trials):
                 ends = [self.end_events[run_id] for run_id in self._runs_of(trial)]
                 finished = [end for end in ends if end.state is TrialState.FINISHED]
                 bests = [end.best_validation_accuracy for end in finished]

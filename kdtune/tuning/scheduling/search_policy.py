@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from kdtune.config.names import file_stem
 from kdtune.config.strengths import strengths_to_weights
 from kdtune.config.sweep import SweepConfig
 from kdtune.log.events import Cell, CellModelled, Event, SpaceExhausted, TrialProposed
@@ -13,7 +12,7 @@ from kdtune.runtime.console import say
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.search.budget import Budget
 from kdtune.tuning.search.space import ConfigureTrial, MeasureScales, SearchSpace
-from kdtune.tuning.search.studies import CellStudies
+from kdtune.tuning.search.studies import CellStudies, make_trial_id
 
 
 @dataclass
@@ -43,7 +42,7 @@ class SearchPolicy(SchedulingPolicy):
     def propose(self, cell: Cell) -> TrialProposed | SpaceExhausted:
         method, model = cell
         number = self.studies.trial_counts[cell]
-        trial_id = f"{file_stem(*cell)}-{number:03d}"
+        trial_id = make_trial_id(cell, number)
         if (proposal := self.studies.propose(cell, trial_id)) is None:
             reason = f"its space has no point that was not tried; {number} trials are all"
             return SpaceExhausted(method=method, model=model, reason=reason)

@@ -15,13 +15,13 @@ from scipy.stats import norm
 from kdtune.config.sweep import MIN_DIFFERENCE, SweepConfig
 from kdtune.log.events import Cell, SeedsAdded, TrialsAdded
 from kdtune.log.folder import SweepFolder
-from kdtune.reports.tables.all_tables import load_sweep_tables
 from kdtune.reports.tables.comparison import (
     CellResult,
     PairComparison,
     method_pairs,
     select_main_pair,
 )
+from kdtune.reports.tables.leaderboard import build_sweep_tables
 from kdtune.reports.tables.looks import LAST_LOOK, SCHEDULE
 from kdtune.reports.tables.ship import compare_with_best, differences_to_best
 from kdtune.reports.tables.statistics import Estimate, Verdict, expected_error
@@ -77,13 +77,19 @@ class Question:
         return float(is_better + is_worse + max(is_equal, 0.0))
 
 
-def find_questions(folder: SweepFolder) -> list[Question]:
-    """Return the questions of both answers, by the tests of a confirmation so far."""
-    tables, (_, groups) = load_sweep_tables(folder), folder.load_correct_predictions()
+def find_questions(folder: SweepFolder, min_difference: float) -> list[Question]:
+    """Return the questions of both answers, by the tests of a confirmation so far.
+
+    Args:
+        folder: the sweep's folder.
+        min_difference: smallest difference that matters, in points; the log may not have it yet.
+    """
+    correct, groups = folder.load_correct_predictions()
+    logs = folder.load_events(), folder.load_confirm_events()
+    tables = build_sweep_tables(*logs, correct, groups, min_difference)
     has_best = tables.ship["in_ship_set"].eq("best").any()
     candidates = tables.ship[tables.ship["validation_rank"].notna() & has_best]
     ranked = [*zip(candidates["method"], candidates["model"], strict=True)]
-    min_difference = folder.load_config().min_difference
     return list_questions(tables.comparison, ranked, tables.cell_results, groups, min_difference)
 
 
@@ -162,12 +168,13 @@ def add_trials(
     trials: Mapping[Cell, int],
     search_luck: Mapping[Cell, float],
     test_images: int,
-    accuracy: float,
+    scores: Mapping[Cell, float],
     limits: Mapping[Cell, int | None] = {},
 ) -> TrialsAdded | None:
     """Return further trials for the first pair of methods; None if its searches are good enough.
 
-    A search that ended before its limit, for want of points, epochs or time, gets none either.
+    A search that ended before its limit, for want of points, epochs or time, gets none either; nor
+    does a pair with a cell that has no score.
 
     They are if the forecast of the comparison at the last look can show `min_difference`, or if
     luck is a smaller part of the variance than all else. The luck of a search falls like one over
@@ -178,15 +185,18 @@ def add_trials(
         trials: number of trials of each cell.
         search_luck: of each cell, in points.
         test_images: number of test images.
-        accuracy: of the students, share of 1.
+        scores: best accuracy of each cell, share of 1; NaN without one.
         limits: most trials of each cell so far.
     """
     if sweep.trials is None or not (pairs := method_pairs(list(sweep.methods))):
         return None
     models = sweep.students
     cells = [(method, model) for method in pairs[0] for model in models]
-    if any(cell not in search_luck or trials[cell] < (limits.get(cell) or 0) for cell in cells):
+    if any(math.isnan(scores.get(cell, math.nan)) for cell in cells):
         return None
+    if any(trials[cell] < (limits.get(cell) or 0) for cell in cells):
+        return None
+    accuracy = max(scores[cell] for cell in cells)
     variance = sum(search_luck[cell] ** 2 for cell in cells) / len(models) ** 2
     forecast = expected_error(test_images, LAST_LOOK, len(models), accuracy)
     rest = forecast.variance - forecast.variance_search

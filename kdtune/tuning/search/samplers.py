@@ -54,13 +54,14 @@ def describe_sampler(name: str) -> str:
     return auto if name == AUTO_SAMPLER else name
 
 
-def make_sampler(name: str, seed: int) -> BaseSampler:
+def make_sampler(name: str, seed: int, **options: Any) -> BaseSampler:
     """Return a new sampler.
 
     Args:
         name: a key of `STATELESS_SAMPLERS` or `STATEFUL_SAMPLERS`, or the import path of a class
             or function that returns a sampler, as ``package.module.Name``.
         seed: passed to it if it takes a ``seed``.
+        options: passed to it as well.
     """
     if name == GP_SAMPLER and not KNOWS_RUNNING_TRIALS:
         raise UserError("The sampler 'gp' needs Optuna 5; take another one, such as 'tpe'.")
@@ -68,7 +69,7 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     try:
         takes_seed = "seed" in inspect.signature(factory).parameters
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            sampler = factory(**({"seed": seed} if takes_seed else {}))
+            sampler = factory(**({"seed": seed} if takes_seed else {}), **options)
     except Exception as error:  # whatever a class or function may raise
         raise UserError(
             f"The sampler '{name}' cannot be made: {first_line(error)}; "

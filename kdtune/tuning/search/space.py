@@ -4,7 +4,7 @@ import importlib.util
 import inspect
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,8 +150,12 @@ class SearchSpace:
         is_inside = all(contains(trial.distributions[k], v) for k, v in searched.items())
         return searched if is_inside else {}
 
-    def probe_points(self) -> list[tuple[optuna.Trial, dict[str, Any]]]:
-        """Return trials and settings of START, of the edges of ranges and of random points."""
+    def example_settings(self) -> dict[str, Any]:
+        """Return the settings of the first point."""
+        return next(self.probe_points())[1]
+
+    def probe_points(self) -> Iterator[tuple[optuna.Trial, dict[str, Any]]]:
+        """Yield trials and settings of START, of the edges of ranges and of random points."""
         study = _new_study()
         points = list(self.start_points)
         for key, distribution in self.distributions.items():
@@ -162,11 +166,9 @@ class SearchSpace:
         points += [{}] * 20
         for point in points:
             study.enqueue_trial(point)
-        probed = []
         for _ in points:
             with suppress(optuna.TrialPruned):
-                probed.append(self.ask_study(study))
-        return probed
+                yield self.ask_study(study)
 
 
 def _is_whole(method: str, setting: str) -> bool:
@@ -277,7 +279,7 @@ def _plain(value: Any) -> Any:
 def _validate_space(space: SearchSpace) -> None:
     try:
         with warnings.catch_warnings(action="ignore"):  # points outside are refused below
-            probed = space.probe_points()
+            probed = list(space.probe_points())
     except Exception as error:  # whatever a user's function may raise
         raise UserError(f"it gives no point: {error}") from None
     if not probed:

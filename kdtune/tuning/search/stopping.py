@@ -51,12 +51,13 @@ class EarlyStopping:
             "none": [()],
         }
         self.brackets = brackets[sweep.scheduler]  # epochs after which their trials are judged
-        self._hopeless_epoch = sweep.grace_period // 2 if sweep.scheduler == "asha" else 0
+        is_asha = sweep.scheduler == "asha"
+        self._hopeless_epoch = sweep.grace_period // 2 if is_asha and rungs else 0
         self._quantile = 0.5 if sweep.scheduler == "median" else 1 - 1 / sweep.reduction_factor
         self.bracket_of: dict[str, int] = {}  # by trial; repeats have none
         self._hint_epochs: dict[str, int] = {}  # by trial; no epoch of these is judged
         self._epochs_trained: dict[Cell, list[int]] = defaultdict(lambda: [0] * len(self.brackets))
-        self._accuracies: dict[tuple[Cell, int, int], dict[str, float]] = defaultdict(dict)
+        self._accuracies: dict[tuple[Cell, int, int], list[float]] = defaultdict(list)
         self.missed_thresholds: dict[str, Threshold | None] = {}  # after each trial's last epoch
 
     def describe_rule(self) -> str:
@@ -117,8 +118,8 @@ class EarlyStopping:
         if epoch not in self.brackets[bracket] and not is_hopeless_check:
             return None
         reached = self._accuracies[cell, bracket, epoch]
-        competitors = [value for other, value in reached.items() if other != trial]
-        reached[trial] = best
+        competitors = reached.copy()
+        reached.append(best)
         minimum = _MIN_COMPETITORS[self.scheduler]
         if len(competitors) < (_MIN_HOPELESS_COMPETITORS if is_hopeless_check else minimum):
             return None

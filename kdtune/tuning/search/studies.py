@@ -23,7 +23,6 @@ from kdtune.runtime.seeds import derive_seed
 from kdtune.tuning.search import samplers
 from kdtune.tuning.search.cell_model import CellModel
 from kdtune.tuning.search.cell_models import CellModels
-from kdtune.tuning.search.gp_sampler import GaussianProcessSampler
 from kdtune.tuning.search.luck import LEFT_TO_GAIN_QUANTILE, draw_left_to_gain, search_luck
 from kdtune.tuning.search.space import SearchSpace, serialize_distributions
 
@@ -36,6 +35,16 @@ NUM_CANDIDATES = 3
 """The best settings of a cell, of which there are repeats."""
 
 _Asked = tuple[optuna.Trial, dict[str, Any]]  # and all settings that its space decides
+
+
+def make_trial_id(cell: Cell, number: int) -> str:
+    """Return the id of a trial, which is also a name of files.
+
+    Args:
+        cell: of the trial.
+        number: of the trial in its cell, from 0.
+    """
+    return f"{file_stem(*cell)}-{number:03d}"
 
 
 def _point_key(params: Mapping[str, Any]) -> str:
@@ -189,10 +198,10 @@ class CellStudies:
             name = samplers.choose_sampler(self.spaces[cell[0]])
         seed_parts = self.trial_counts[cell], *([attempt] if attempt else [])
         seed = derive_seed(self.sweep.seed, *cell, *seed_parts)
-        sampler = samplers.make_sampler(name, seed)
-        if isinstance(sampler, GaussianProcessSampler) and (model := self._models.find(cell)):
-            sampler.space, sampler.sources = model.space, self._models.sources(cell)
-        return sampler
+        options: dict[str, Any] = {}
+        if name == samplers.GP_SAMPLER and (model := self._models.find(cell)):
+            options = {"space": model.space, "sources": self._models.sources(cell)}
+        return samplers.make_sampler(name, seed, **options)
 
     def _take_start_point(self, cell: Cell) -> dict[str, Any] | None:
         points = self._start_points[cell]
@@ -234,8 +243,7 @@ class CellStudies:
         """Bring a study to its state after it proposed a trial of the log."""
         cell, params = event.cell, event.params
         distributions = parse_distributions(event.distributions)
-        expected_id = f"{file_stem(*cell)}-{event.number:03d}"
-        if event.trial_id != expected_id:
+        if event.trial_id != (expected_id := make_trial_id(cell, event.number)):
             raise ValueError(f"the trial {event.trial_id} should be {expected_id}")
         study, trial = self.by_cell[cell], None
         if event.is_repeat:

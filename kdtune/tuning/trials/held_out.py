@@ -18,7 +18,7 @@ from kdtune.training.epoch import predict
 from kdtune.training.epoch_data import EpochData, find_data, open_decoded_dataset
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
-from kdtune.tuning.trials.trainable import hide_unassigned_gpus
+from kdtune.tuning.trials.trial_process import hide_unassigned_gpus
 
 
 def predict_test_images(

@@ -32,7 +32,7 @@ from kdtune.training.teacher_targets import TeacherTargets
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.trials.cache_plan import plan_cache
-from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests, hide_unassigned_gpus
+from kdtune.tuning.trials.trial_process import ProcessMemory, TargetRequests, hide_unassigned_gpus
 from kdtune.units import BYTES_PER_GB
 
 _PLAIN = "none", "none"

@@ -66,11 +66,6 @@ def test_cells_have_curves_of_their_own():
     assert table.best_percent.tolist() == pytest.approx([75, 25, 25, 50, np.nan], nan_ok=True)
 
 
-def test_an_epoch_that_was_reported_twice_is_spent_once():
-    again = [EVENTS[1], EVENTS[3], EVENTS[3], ended("at-A-000", "stopped")]
-    assert curve(again).epochs.tolist() == [1]
-
-
 @pytest.mark.parametrize("events", [[], EVENTS[:2], EVENTS[:4]])
 def test_without_an_ended_trial_there_is_no_row(events):
     table = curve(events)

@@ -103,6 +103,14 @@ def test_a_part_of_a_gpu_is_of_one_gpu_and_the_fullest_with_room_comes_first():
     assert [place.devices for place in slots.allocations.values()] == [(0,), (0,), (1,)]
 
 
+def test_a_network_has_the_resources_of_the_first_student_that_is_trained_with_it():
+    needs = {"A@seed": ResourceRequest(2), "A@strong": ResourceRequest(3), "B": ResourceRequest()}
+    slots = Slots(needs, lambda: [Node("a", 4)])
+    cpus = {name: slots.smallest_allocation(name).cpus for name in (*needs, "A")}
+    assert cpus == {"A@seed": 2, "A@strong": 3, "B": 1, "A": 2}
+    assert slots.describe_resources() == "A@seed: 2 CPUs; A@strong: 3 CPUs; B: 1 CPU"
+
+
 def test_nodes_come_and_go():
     nodes = [Node("a", 2)]
     slots = Slots({"Small": ResourceRequest(2)}, lambda: nodes)

@@ -76,7 +76,16 @@ def test_nodes_have_the_kind_of_gpu_that_ray_found(nodes):
         ),
         (
             {"gpus_per_trial": "A=0.25", "models": "A", "recipe": "seed,strong"},
-            dict.fromkeys(("A", "A@seed", "A@strong"), ResourceRequest(None, 0.25)),
+            dict.fromkeys(("A@seed", "A@strong"), ResourceRequest(None, 0.25)),
+            12,
+        ),
+        (
+            {
+                "gpus_per_trial": {"A@seed": 0.25, "A@strong": 0.25},
+                "models": "A",
+                "recipe": "seed,strong",
+            },
+            dict.fromkeys(("A@seed", "A@strong"), ResourceRequest(None, 0.25)),
             12,
         ),
         (

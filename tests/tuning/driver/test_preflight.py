@@ -41,7 +41,7 @@ def prepare(folder, teacher_file):
 
 
 def first_settings(prepared, method="at"):
-    return prepared.spaces[method].probe_points()[0][1]
+    return prepared.spaces[method].example_settings()
 
 
 def test_scales_are_measured_where_strengths_are_searched(prepare):

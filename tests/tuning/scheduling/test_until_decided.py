@@ -7,11 +7,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_sweeps import Sweep
+from sweep_folders import write_sweep_folder
 from sweep_harness import sweep_config
 
 from kdtune.reports.tables.comparison import CellResult, comparison_table
 from kdtune.reports.tables.statistics import Estimate
-from kdtune.tuning.scheduling.until_decided import Question, add_seeds, add_trials, list_questions
+from kdtune.tuning.scheduling.until_decided import (
+    Question,
+    add_seeds,
+    add_trials,
+    find_questions,
+    list_questions,
+)
 
 PAIR = (("at", "A"), ("fitnets", "A"))
 
@@ -84,6 +92,14 @@ def test_only_methods_are_a_question_without_a_best_student():
     assert not method.is_open
 
 
+def test_questions_are_judged_by_the_difference_that_matters_now(tmp_path):
+    sweep = Sweep()
+    for method in ("at", "fitnets"):
+        sweep.search(method, "A", 0.7).confirm(method, "A", 0, [0.7, 0.72, 0.74])
+    folder = write_sweep_folder(tmp_path / "s", sweep, min_difference=30.0)  # in its log
+    assert [find_questions(folder, points)[0].is_open for points in (30.0, 0.2)] == [False, True]
+
+
 @pytest.mark.parametrize("mean", [0.0, 0.4, 0.9])
 def test_the_chance_is_that_of_simulated_seeds(mean):
     """Worked out by another way: true differences from the posterior, then all seeds anew."""
@@ -113,7 +129,7 @@ def searched(luck, trials=10, methods=("at", "fitnets"), test_images=10_000, **s
     sweep = sweep_config(methods=methods, models=("A",), trials=trials, **settings)
     cells = [(method, "A") for method in methods]
     counts, lucks = dict.fromkeys(cells, trials), dict.fromkeys(cells, luck)
-    return add_trials(sweep, counts, lucks, test_images, accuracy=0.75)
+    return add_trials(sweep, counts, lucks, test_images, dict.fromkeys(cells, 0.75))
 
 
 def test_trials_are_added_to_both_searches_that_luck_decides():
@@ -126,9 +142,18 @@ def test_trials_are_added_to_both_searches_that_luck_decides():
 def test_a_search_that_ended_before_its_limit_gets_no_trials():
     sweep = sweep_config(methods=PAIR[0][0] + "," + PAIR[1][0], models="A", trials=10)
     lucks, counts = dict.fromkeys(PAIR, 0.8), {PAIR[0]: 10, PAIR[1]: 7}
-    inputs = sweep, counts, lucks, 10_000, 0.75
-    assert add_trials(*inputs) is not None
-    assert add_trials(*inputs, limits=dict.fromkeys(PAIR, 10)) is None
+    inputs = sweep, counts, lucks, 10_000
+    scores = dict.fromkeys(PAIR, 0.75)
+    assert add_trials(*inputs, scores) is not None
+    assert add_trials(*inputs, scores, limits=dict.fromkeys(PAIR, 10)) is None
+
+
+@pytest.mark.parametrize("scores", [[0.1, 0.4, 0.9], ["crashed"] * 3])
+def test_a_pair_with_a_cell_whose_trials_all_failed_gets_no_trials(scores):
+    sweep = sweep_config(methods=("at", "fitnets"), models=("A",), trials=3)
+    table = Sweep().search("at", "A", *scores).search("fitnets", "A", *["crashed"] * 3).leaderboard
+    trials, luck = table["trials_started"].to_dict(), table["search_luck_points"].to_dict()
+    assert add_trials(sweep, trials, luck, 10_000, table["search_best_percent"] / 100) is None
 
 
 def test_no_trials_where_images_are_what_lacks_or_there_is_no_pair():

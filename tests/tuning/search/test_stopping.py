@@ -74,6 +74,9 @@ def test_asha_stops_early_what_has_learned_next_to_nothing():
         others = make_stopping(scheduler, 8, 4, 2)
         assert judge(others, 0.5, 0.6, 0.7, 0.1, epoch=2) == [None] * 4
     assert "half of their median" not in make_stopping("asha", 8, 1, 2).describe_rule()
+    without_rungs = make_stopping("asha", 8, 8, 2)
+    assert judge(without_rungs, 0.5, 0.6, 0.7, 0.1, epoch=4) == [None] * 4
+    assert without_rungs.describe_rule() == "asha never stops a trial: its first rung is the end"
 
 
 def test_cells_are_judged_apart():
@@ -90,12 +93,6 @@ def test_the_best_share_of_trials_continues():
     shuffled = [(37 * n % 81) / 81 for n in range(81)]
     kept = sum(cut is None for cut in judge(stopping, *shuffled, epoch=1))
     assert 0.2 * 81 < kept < 0.35 * 81
-
-
-def test_a_trial_that_reports_an_epoch_again_is_not_compared_with_itself():
-    stopping = make_stopping("asha", 8, 1, 2)
-    judge(stopping, 0.5, epoch=1)
-    assert judge(stopping, 0.4, epoch=1) == [None]
 
 
 def test_median_judges_after_every_epoch_and_waits_for_others():

@@ -15,7 +15,7 @@ from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
 from kdtune.tuning.planning.training_worker import TrainingWorker
 from kdtune.tuning.trials import shared_inputs
 from kdtune.tuning.trials.shared_inputs import SharedInputs
-from kdtune.tuning.trials.trainable import ProcessMemory
+from kdtune.tuning.trials.trial_process import ProcessMemory
 
 MODEL = "MultiBranchNet"
 HERE, THERE = "a" * 56, "b" * 56  # Ray's ids of nodes

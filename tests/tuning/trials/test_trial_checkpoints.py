@@ -25,8 +25,8 @@ from kdtune.tuning.trials.best_weights import (
     write_best_weights,
 )
 from kdtune.tuning.trials.results import CacheReported, EpochReported
-from kdtune.tuning.trials.trainable import run_trial
 from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints, WriteCost, list_checkpoints
+from kdtune.tuning.trials.trial_process import run_trial
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_too_little_memory_is_a_failure_of_its_own(folder, monkeypatch, error, f
     def lack(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("kdtune.tuning.trials.trainable.fit", lack)
+    monkeypatch.setattr("kdtune.tuning.trials.trial_process.fit", lack)
     *_, last = results_of(config_of(folder), None)
     assert last.failure == failure and str(error) in last.reason
 
@@ -173,9 +173,9 @@ def test_a_process_that_lost_its_gpu_ends_instead_of_taking_the_next_trial(folde
     def fail(*args, **kwargs):
         raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore of it")
 
-    monkeypatch.setattr("kdtune.tuning.trials.trainable.fit", fail)
-    monkeypatch.setattr("kdtune.tuning.trials.trainable.is_gpu_lost", lambda: True)
-    monkeypatch.setattr("kdtune.tuning.trials.trainable.describe_gpu", lambda: "T4 (GPU-5)")
+    monkeypatch.setattr("kdtune.tuning.trials.trial_process.fit", fail)
+    monkeypatch.setattr("kdtune.tuning.trials.trial_process.is_gpu_lost", lambda: True)
+    monkeypatch.setattr("kdtune.tuning.trials.trial_process.describe_gpu", lambda: "T4 (GPU-5)")
     error = "AcceleratorError: CUDA error: device-side assert triggered"
     reason = f"^its process lost the GPU T4 \\(GPU-5\\): {error}$"
     with pytest.raises(GpuLostError, match=reason):

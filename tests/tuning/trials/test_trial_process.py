@@ -14,7 +14,7 @@ from kdtune.log.folder import SweepFolder
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import LivingNodes, run_trials
 from kdtune.tuning.trials.results import CacheReported, EpochReported, from_ray
-from kdtune.tuning.trials.trainable import TrialProcess, run_trial
+from kdtune.tuning.trials.trial_process import TrialProcess, run_trial
 
 
 def ray_config(config):
@@ -81,8 +81,8 @@ def test_a_process_may_use_the_share_of_the_gpu_that_its_trial_has(folder, monke
     context = SimpleNamespace(get_accelerator_ids=lambda: {"GPU": ["0"]})
     monkeypatch.setattr("ray.get_runtime_context", lambda: context)
     shares, waits = [], []
-    monkeypatch.setattr("kdtune.tuning.trials.trainable.limit_gpu_memory", shares.append)
-    monkeypatch.setattr("kdtune.tuning.trials.trainable.wait_for_gpu_memory", waits.append)
+    monkeypatch.setattr("kdtune.tuning.trials.trial_process.limit_gpu_memory", shares.append)
+    monkeypatch.setattr("kdtune.tuning.trials.trial_process.wait_for_gpu_memory", waits.append)
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")
     monkeypatch.delenv("PYTORCH_ALLOC_CONF")
     config = ray_config(small_config(folder, method="student"))
