@@ -103,7 +103,8 @@ def test_an_interval_by_hand():
 
 def by_formulas(part, given):
     """Return the values by name of a part of the formulas on a report's page, read as Python."""
-    values = dict(max=max, sum=np.sum, sqrt=math.sqrt, t=t.ppf, var=lambda x: x.var(ddof=1)) | given
+    functions = dict(max=max, sum=np.sum, sqrt=math.sqrt, t=t.ppf, var=lambda x: x.var(ddof=1))
+    values = functions | given
     for name, formula in re.findall(r"^(\S+) {2,}([^;\n]+)", part, re.MULTILINE):
         if name not in given:
             values[name] = eval(formula.replace("^", "**"), {}, values)
@@ -121,8 +122,9 @@ def test_the_formulas_of_the_page_give_the_intervals(grouped):
         found = replace(estimate_mean(x, 2.0, groups), level=0.02)
         if grouped:
             x = x.reshape(15, 2, 4).mean(axis=1)
-        means = dict(m=x.mean(), a_i=x.mean(axis=1, keepdims=True), b_s=x.mean(axis=0))
-        values = by_formulas(shared, dict(x=x, n=x.shape[0], S=4, v_search=2.0, level=0.02) | means)
+        given = dict(x=x, n=len(x), S=4, v_search=2.0, level=0.02)
+        given |= dict(m=x.mean(), a_i=x.mean(axis=1, keepdims=True), b_s=x.mean(axis=0))
+        values = by_formulas(shared, given)
         assert found.variance_residual < found.variance_seeds
         difference = by_formulas(of_difference, values)
         assert (difference["V"], difference["df"]) == pytest.approx((found.variance, found.df))
