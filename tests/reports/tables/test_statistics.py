@@ -117,7 +117,7 @@ def test_the_formulas_of_the_page_give_the_intervals(grouped):
     of_seeds, of_runs = random.random((2, 1, 4)), random.random((2, 30, 4))
     right = 100.0 * (random.random((2, 30, 1)) + 0.2 * of_runs + of_seeds < 1.2)
     groups = [image // 2 for image in range(30)] if grouped else None
-    shared, of_difference, of_accuracy = FORMULAS.split("\n\n")
+    shared, of_difference, of_accuracy = FORMULAS.values()
     for x in (right[0] - right[1], right[0]):
         found = replace(estimate_mean(x, 2.0, groups), level=0.02)
         if grouped:

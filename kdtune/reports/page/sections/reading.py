@@ -20,7 +20,8 @@ VERSIONS = (
     "kdtune", "python", "torch", "nvidia_driver", "cuda", "cudnn", "ray", "optuna", "platform",
 )  # fmt: skip
 
-FORMULAS = """\
+FORMULAS = {
+    "The variances": """\
 x[i, s]   100 if image i is classified correctly with seed s, else 0; for a pair A minus B, mean
           over the models (metric balanced_accuracy: weighted so that classes count alike)
 n, S      number of images and of seeds; with groups, x of a group is n / images * its sum
@@ -34,21 +35,22 @@ v_res     MS_res / (n * S)
 v_pseudo  3 * (100 / (n + 3))^2
 v_search  sum(luck^2) / models^2, over the cells of the pair; luck^2 is, by the model of the cell,
           the variance of the best of B settings redrawn plus that of what is left to gain;
-          without a model, the former alone
-
-Of a difference; level is 0.05 or, with several looks at the test images, that of the look:
+          without a model, the former alone""",
+    "The interval of a difference": """\
+level     0.05; with several looks at the test images, that of the look
 V         v_img + v_seed + v_pseudo + v_search
 df        (S - 1) * V^2 / (v_seed^2 - v_res^2); infinite if v_seed equals v_res
-±         t(1 - level / 2, df) * sqrt(V)
-
-Of an accuracy (Wilson 1927), with N images and without v_search; ± is half of high - low:
+±         t(1 - level / 2, df) * sqrt(V)""",
+    "The interval of an accuracy (Wilson 1927), with N images; ± is half of its width": """\
 V         v_img + v_seed
 df        (S - 1) * V^2 / (v_seed^2 - v_res^2); infinite if v_seed equals v_res
 N         (m * (100 - m) + n * v_pseudo) / (V + v_pseudo)
 q         t(0.975, df)
 root      q * sqrt(m * (100 - m) / N + (50 * q / N)^2)
 low       (m + 50 * q^2 / N - root) / (1 + q^2 / N)
-high      (m + 50 * q^2 / N + root) / (1 + q^2 / N)"""
+high      (m + 50 * q^2 / N + root) / (1 + q^2 / N)""",
+}
+"""Formulas by caption; a formula may use those before it."""
 
 
 def reading_section(sweep: LoadedSweep) -> Iterator[Block]:
@@ -72,7 +74,8 @@ def reading_section(sweep: LoadedSweep) -> Iterator[Block]:
         yield Paragraph(f"Differences that these data can show: {text}.")
     if len(sweep.tested_cells):
         yield Paragraph(describe_test_reads(sweep.tables.runs))
-    yield CodeBlock("The intervals", FORMULAS, collapsed=True)
+    for caption, formulas in FORMULAS.items():
+        yield CodeBlock(caption, formulas, collapsed=True)
     environment = opening.environment
     versions = ", ".join(f"{n} {environment[n]}" for n in VERSIONS if n in environment)
     yield Paragraph(f"Versions: {versions or 'not known'}.")

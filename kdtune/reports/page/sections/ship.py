@@ -36,7 +36,8 @@ def ship_section(sweep: LoadedSweep) -> Iterator[Block]:
 def _resolution_sentence(sweep: LoadedSweep) -> str:
     """Return which students the seeds and test images cannot tell from the best, and why."""
     compared = sweep.tables.ship.dropna(subset="behind_best_points")
-    seeds = min(sweep.tables.leaderboard["seeds_ok"][sweep.tables.leaderboard["status"] == "ok"])
+    leaderboard = sweep.tables.leaderboard
+    seeds = min(leaderboard["seeds_finished"][leaderboard["status"] == "ok"])
     images = int(sweep.tested_cells["test_images"].max())
     groups = int(compared["independent_images"].max())
     images_text = f"{images:,} test images" + f" in {groups:,} groups" * (groups != images)
