@@ -226,7 +226,7 @@ def sweep_of(folder, teacher, **given):
         ("DATA = {'digits': len}", "kdtune itself has a data set 'digits' already"),
         ("METHODS = {'x': int}", "the method 'x' must be a subclass of kdtune.methods.method"),
         ("MODELS = {'x': 3}", "the model 'x' must be a function, or class, of the number of cla"),
-        ("MODELS = {'a/b': len}", "'a/b' is no name"),
+        ("MODELS = {'a/b': len}", "'a/b' is not a valid name"),
         ("MODELS = [len]", "MODELS must be a dict"),
         ("raise RuntimeError('no\\nluck')", "cannot be loaded: RuntimeError: no"),
         ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
@@ -375,7 +375,7 @@ def test_targets_and_weights_are_others_where_the_code_is(give, folder):
     ("targets", "terms", "sentence"),
     [
         ("{'x': logits.mean()}", None, "first dimension of the target 'x' must be that of the ba"),
-        ("logits", None, "targets must give a dict of tensors"),
+        ("logits", None, "targets must return a dict of tensors"),
         ("logits.nowhere", None, "of the plug-in .*own.py fails: AttributeError"),
         (None, "logits.sum()", r"terms must give a dict of \(weight, tensor\)"),
         (None, "{'x': logits.sum()}", r"the term 'x' must be \(weight, scalar tensor\)"),
@@ -411,7 +411,7 @@ METHODS, METHOD, SPACE, START = {{"mine": Mine}}, "mine", {{"beta": 1.0}}, []
     ("given", "sentence"),
     [
         ("{'loss': logits.sum()}", None),
-        ("logits.sum()", "forward must give a dict with 'loss'"),
+        ("logits.sum()", "forward must return a dict with 'loss'"),
         ("{'loss': logits}", "'loss' of forward must be a scalar tensor"),
         ("{'loss': targets['x'].sum()}", "'loss' does not depend on the student"),
     ],

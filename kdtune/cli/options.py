@@ -190,7 +190,7 @@ def _parse_counts(ctx: Any, param: Any, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
-        raise click.BadParameter(f"'{text}' is no list of numbers.", ctx, param) from None
+        raise click.BadParameter(f"'{text}' is not a list of numbers.", ctx, param) from None
 
 
 def _parse_count(ctx: Any, param: Any, text: str | None) -> int | None:
@@ -199,7 +199,7 @@ def _parse_count(ctx: Any, param: Any, text: str | None) -> int | None:
     try:
         return None if text is None else parse_count(text)
     except ValueError as error:
-        raise click.BadParameter(f"'{text}' is no number: {error}.", ctx, param) from None
+        raise click.BadParameter(f"'{text}' is not a number: {error}.", ctx, param) from None
 
 
 def _load_plugin_files(ctx: Any, param: Any, files: tuple[str, ...]) -> None:

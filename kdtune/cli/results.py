@@ -31,7 +31,7 @@ def list_sweeps(output_format: str) -> None:
 
 @click.command()
 @argument("names", nargs=-1, required=True)
-@option("--yes", is_flag=True, help="Do not ask.")
+@option("--yes", is_flag=True, help="Remove without asking.")
 def rm(names: tuple[str, ...], yes: bool) -> None:
     """Remove sweeps, NAMES in results/ or folders, with their logs, tables and networks.
 
@@ -52,7 +52,7 @@ def rm(names: tuple[str, ...], yes: bool) -> None:
         print("Remove for good? [y/N] ", end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline()
         if not answer:
-            raise UserError("Nothing was removed, since nobody can answer: give --yes.")
+            raise UserError("Nothing was removed, because there was no answer: give --yes.")
         if answer.strip().lower() not in ("y", "yes"):
             raise UserError("Nothing was removed.")
     for path in paths:

@@ -53,7 +53,7 @@ def teacher(
     require_model_name(config.model)
     require_data(config.data_dir)
     if out.exists():
-        raise UserError(f"{out} exists already; remove it, or give another --out.")
+        raise UserError(f"{out} already exists; remove it, or choose another --out.")
 
     with waiting("loading PyTorch", options.teller(show)):
         from kdtune.training.run import check_run
@@ -150,7 +150,7 @@ def predict(
 @option("--format", "output_format", type=Choice(["table", "json", "markdown"]), default="table")
 @options.patient("looking at the images")
 def data(data: str, sheet: Path | None, output_format: str, **source: Any) -> None:
-    """Show what DATA hold: classes, splits, sizes, and what is left out, damaged or double.
+    """Show what DATA hold: classes, splits, sizes, and what is left out, unreadable or duplicated.
 
     DATA are what --data takes: a folder, a table, tar shards, hf:NAME, or the name of a data set.
     """
@@ -194,7 +194,7 @@ def cache(prune: float | None, verify: bool) -> None:
     if prune is not None and not math.isfinite(prune):
         raise UserError("--prune must be a finite number of GB.")
     for entry in array_cache.remove_damaged() if verify else ():
-        print(f"removed, since it was damaged: {entry.label}", file=sys.stderr)
+        print(f"removed because it was damaged: {entry.label}", file=sys.stderr)
     for entry in array_cache.prune(prune * BYTES_PER_GB) if prune is not None else ():
         say(f"removed {format_bytes(entry.size_bytes)}: {entry.label}")
     entries = array_cache.list_entries()

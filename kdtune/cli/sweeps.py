@@ -39,7 +39,7 @@ def _sweep_settings(file: Path | None, flags: dict[str, Any], **defaults: Any) -
 @click.command(cls=SettingsCommand, make_options=options.sweep_options)
 @argument("file", required=False, type=EXISTING_FILE)
 @options.show
-@option("--plan", is_flag=True, help="Plan it first, see 'kdtune plan'; the report compares.")
+@option("--plan", is_flag=True, help="Plan the sweep first; the report compares it with the plan.")
 @options.dry_run
 def sweep(file: Path | None, show: str, plan: bool, dry_run: bool, **flags: Any) -> None:
     """Search every method on every model, and show the leaderboard.

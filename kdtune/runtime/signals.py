@@ -110,7 +110,7 @@ class InterruptHandler:
             grace = format_duration(self.shutdown_grace)
             self.say(f"SIGTERM: finishing the running epochs, for at most {grace}")
         else:
-            self.say("finishing the running epochs; Ctrl-C again stops at once")
+            self.say("finishing the running epochs; press Ctrl-C again to stop at once")
 
     def _end_process(self) -> None:
         """End a process that is still alive when others would kill it."""

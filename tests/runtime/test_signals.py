@@ -21,7 +21,7 @@ def test_the_first_ctrl_c_asks_and_the_second_one_stops(said):
     with InterruptHandler(20, said.append) as interrupts:
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.stop_requested and not interrupts.terminated
-        assert said == ["finishing the running epochs; Ctrl-C again stops at once"]
+        assert said == ["finishing the running epochs; press Ctrl-C again to stop at once"]
         interrupts.check_deadline()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

@@ -422,7 +422,7 @@ class TestConfirmed:
         assert new.chosen and new.seed == 4 and 0 < new.test_accuracy <= 1
         for given, said in (
             ({"seeds": 3}, "There are 4 seeds already"),
-            ({"top": 3}, "The candidates are the best 2 of each cell, and stay so"),
+            ({"top": 3}, "The candidates are the best 2 of each cell and stay so"),
         ):
             with pytest.raises(UserError, match=said):
                 confirm_sweep(copy.path, given)

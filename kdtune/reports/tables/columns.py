@@ -188,10 +188,10 @@ SEARCH_CURVE = Table(
     Column("trials", "d", "n, number of trials that have ended, repeats too"),
     Column("epochs", "d", "epochs of the cell until then, also of running trials"),
     Column("best_percent", ".2f", "best until then, of trials that did not fail in the end and "
-           "are no repeats"),
+           "are not repeats"),
     Column("expected_best_percent", ".2f", "mean best of n of the B ended settings, at random: "
            "Σ_{j=n..B} v_j · C(j − 1, n − 1) / C(B, n), with v ascending; empty for n > B"),
-    Column("expected_epochs", ".1f", "n · mean epochs of a trial that is no repeat"),
+    Column("expected_epochs", ".1f", "n · mean epochs of a trial that is not a repeat"),
 )
 
 RUNGS = Table(

@@ -30,11 +30,11 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
     sweep = requested.model_copy(update={"methods": tuple(methods), "models": tuple(models)})
     if missing_cells := [cell for cell in previous.cells() if cell not in sweep.cells()]:
         raise UserError(
-            f"The sweep has the cell {'-'.join(missing_cells[0])}, and keeps it: methods and "
-            "models can be added when it is resumed, not taken away."
+            f"The sweep has the cell {'-'.join(missing_cells[0])}: on resume, methods and "
+            "models can be added, but not removed."
         )
     if "sampler" in changes and sweep.sampler != previous.sampler:
-        raise UserError(f"The sweep's sampler is {previous.sampler}, and stays so.")
+        raise UserError(f"The sweep's sampler is {previous.sampler} and cannot be changed.")
     is_builtin = sweep.sampler in (AUTO_SAMPLER, *STATELESS_SAMPLERS, *STATEFUL_SAMPLERS)
     if not is_builtin and not sweep.sampler.startswith("optuna.") and "sampler" not in changes:
         raise UserError(
