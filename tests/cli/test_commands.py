@@ -452,7 +452,7 @@ def test_a_path_that_is_not_utf8_is_a_sentence(kdtune, tmp_path):
     write_digits(tmp_path / name, 10)
     code, _, err = kdtune("sweep", "--name", "x", "--data", name, "--methods", "student",
                           "--no-baselines")  # fmt: skip
-    assert code == 2 and r"caf\xe9 is not plain UTF-8, which Ray cannot take" in err
+    assert code == 2 and r"caf\xe9 is not plain UTF-8, which Ray cannot handle" in err
 
 
 @pytest.mark.parametrize(

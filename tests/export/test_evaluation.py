@@ -75,7 +75,9 @@ def test_an_evaluation_is_rendered_as_table_and_as_json(folder, teacher_file):
 def test_data_with_other_classes_or_without_the_split_are_refused(folder, teacher_file, tmp_path):
     other = write_digits(tmp_path / "few" / "train", 4)
     (other / "digit-9").rename(other / "nine")
-    with pytest.raises(UserError, match=r"does not have the classes of .*: 'digit-9' is in one"):
+    with pytest.raises(
+        UserError, match=r"does not have the classes of .*: 'digit-9' is in only one"
+    ):
         evaluate_file(teacher_file, str(tmp_path / "few"))
     (other / "nine").rename(other / "digit-9")
     with pytest.raises(UserError, match="has no test images; give another --split"):
