@@ -95,7 +95,7 @@ class RemoteSync:
         if self.storage.read(self.folder.log_path.name) is not None:
             command = f"kdtune resume {self.folder.path} --storage {self.storage.uri}"
             advice = f"give another name, or resume it: {command}"
-            raise UserError(f"{self.storage} holds a sweep already; {advice}")
+            raise UserError(f"{self.storage} already holds a sweep; {advice}")
 
     def fetch_latest(self) -> None:
         """Download the sweep if the storage holds more of it than the folder."""

@@ -144,7 +144,7 @@ def test_a_new_sweep_needs_a_new_name(sweep, copy, said):
     with synced(sweep, said, is_new=True):
         pass
     sweep.log_path.write_bytes(LINE * 2)
-    with pytest.raises(UserError, match="holds a sweep already; .*--storage"):
+    with pytest.raises(UserError, match="already holds a sweep; .*--storage"):
         with synced(sweep, said, is_new=True):
             pass
     assert copy.read("log.jsonl") == LINE and copy.list_files() == ["log.jsonl"]

@@ -88,7 +88,7 @@ def test_random_damage_is_a_sentence_or_harmless(tmp_path):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (text, "is not loaded: it is broken"),
+        (text, "is not loaded: it is damaged"),
         (empty, "is not a readable checkpoint: it is empty|Ran out of input"),
         (cut, "is not a readable checkpoint"),
         (namespace, r"\(argparse\.Namespace\)"),

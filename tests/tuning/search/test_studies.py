@@ -233,19 +233,13 @@ def test_a_grid_over_a_continuous_range_is_refused_before_a_trial():
 REPEATING = {"methods": "at,kd", "models": "A", "trials": 16, "scheduler": "none", "sampler": "gp"}
 
 
-def test_repeats_are_a_quarter_of_the_trials_after_the_first_eight(tmp_path):
-    machinery = make_harness(tmp_path / "log.jsonl", **REPEATING)
-    machinery.run()
-    for method in ("at", "kd"):
-        own = [e for e in proposals(tmp_path) if e.method == method]
-        repeats = [e.number for e in own if e.is_repeat]
-        assert repeats == [11, 15]  # 1 of the 4 after the 8th, 2 of 8
-
-
-def test_a_repeat_has_the_settings_of_one_of_the_best_and_another_seed(tmp_path):
+def test_a_quarter_after_the_first_eight_repeats_the_best_settings_with_another_seed(tmp_path):
     machinery = make_harness(tmp_path / "log.jsonl", **REPEATING)
     machinery.run()
     asked = {e.trial_id: e for e in proposals(tmp_path)}
+    for method in ("at", "kd"):
+        repeats = [e.number for e in asked.values() if e.method == method and e.is_repeat]
+        assert repeats == [11, 15]  # 1 of the 4 after the 8th, 2 of 8
     bests = {e.trial_id: e.best_validation_accuracy for e in events_of(tmp_path, TrialEnded)}
     for repeat in filter(lambda e: e.is_repeat, asked.values()):
         first = asked[repeat.candidate]
