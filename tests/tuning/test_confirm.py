@@ -421,7 +421,7 @@ class TestConfirmed:
         [new] = runs[len(before) :].itertuples()
         assert new.chosen and new.seed == 4 and 0 < new.test_accuracy <= 1
         for given, said in (
-            ({"seeds": 3}, "There are 4 seeds already"),
+            ({"seeds": 3}, "There are already 4 seeds"),
             ({"top": 3}, "The candidates are the best 2 of each cell and stay so"),
         ):
             with pytest.raises(UserError, match=said):
@@ -437,7 +437,7 @@ class TestConfirmed:
             confirm_sweep(copy.path, {"data": str(data), "seeds": 4})
         lines = copy.log_path.read_bytes().splitlines(keepends=True)
         copy.log_path.write_bytes(b"".join(lines[:-1]))
-        with pytest.raises(UserError, match="is not complete: first 'kdtune resume"):
+        with pytest.raises(UserError, match="is not complete: run 'kdtune resume"):
             confirm_sweep(copy.path)
 
 
