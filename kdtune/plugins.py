@@ -99,11 +99,11 @@ class Registry(dict[str, V]):
         for name, value in entries.items():
             # File names are made from names.
             if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
-                raise UserError(f"{name!r} is no name: use letters, digits and ._-")
+                raise UserError(f"{name!r} is not a valid name: use letters, digits and ._-")
             if name in self:
                 provider = self.providers.get(name)
                 owner = f"the plug-in {provider.name}" if provider else "kdtune itself"
-                raise UserError(f"{owner} has a {self.kind} '{name}' already; take another name.")
+                raise UserError(f"{owner} already has a {self.kind} '{name}'; use another name.")
             if not self.is_valid(value):
                 raise UserError(f"the {self.kind} '{name}' must be {self.requirement}.")
             self[name] = self.convert(value)
@@ -241,7 +241,7 @@ class PluginManager:
                 )
             if same_source:
                 raise UserError(
-                    f"The plug-in {namesakes[0]} was changed since, so trials could not be "
+                    f"The plug-in {namesakes[0]} has changed since then, so trials could not be "
                     "compared: restore it, or start another sweep."
                 )
 

@@ -197,7 +197,7 @@ def test_the_demo_ends_with_a_row_for_every_cell(ray_session, tmp_path, monkeypa
         assert all(0 < float(row[2]) <= 100 for row in rows)
     assert "$ kdtune teacher --data digits" in err
     assert "$ kdtune sweep --data digits" in err
-    with pytest.raises(UserError, match="results/demo exists already"):
+    with pytest.raises(UserError, match="results/demo already exists"):
         main(["demo"], standalone_mode=False)
 
 

@@ -221,12 +221,12 @@ def sweep_of(folder, teacher, **given):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("METHODS = {'at': 1}", "kdtune itself has a method 'at' already"),
-        ("MODELS = {'ResNet18': len}", "kdtune itself has a model 'ResNet18' already"),
-        ("DATA = {'digits': len}", "kdtune itself has a data set 'digits' already"),
+        ("METHODS = {'at': 1}", "kdtune itself already has a method 'at'"),
+        ("MODELS = {'ResNet18': len}", "kdtune itself already has a model 'ResNet18'"),
+        ("DATA = {'digits': len}", "kdtune itself already has a data set 'digits'"),
         ("METHODS = {'x': int}", "the method 'x' must be a subclass of kdtune.methods.method"),
         ("MODELS = {'x': 3}", "the model 'x' must be a function, or class, of the number of cla"),
-        ("MODELS = {'a/b': len}", "'a/b' is no name"),
+        ("MODELS = {'a/b': len}", "'a/b' is not a valid name"),
         ("MODELS = [len]", "MODELS must be a dict"),
         ("raise RuntimeError('no\\nluck')", "cannot be loaded: RuntimeError: no"),
         ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
@@ -251,7 +251,7 @@ def test_a_file_that_is_missing(tmp_path):
 
 def test_a_plugin_cannot_hide_another_ones_names(give, tmp_path):
     first = give(MODEL)
-    with pytest.raises(UserError, match=f"the plug-in {first} has a model 'Small' already"):
+    with pytest.raises(UserError, match=f"the plug-in {first} already has a model 'Small'"):
         give(MODEL + "\nMODELS['Fresh'] = Small", "second.py")
     assert "Fresh" not in MODELS and len(PLUGINS.loaded) == 1
 
@@ -375,9 +375,9 @@ def test_targets_and_weights_are_others_where_the_code_is(give, folder):
     ("targets", "terms", "sentence"),
     [
         ("{'x': logits.mean()}", None, "first dimension of the target 'x' must be that of the ba"),
-        ("logits", None, "targets must give a dict of tensors"),
+        ("logits", None, "targets must return a dict of tensors"),
         ("logits.nowhere", None, "of the plug-in .*own.py fails: AttributeError"),
-        (None, "logits.sum()", r"terms must give a dict of \(weight, tensor\)"),
+        (None, "logits.sum()", r"terms must return a dict of \(weight, tensor\)"),
         (None, "{'x': logits.sum()}", r"the term 'x' must be \(weight, scalar tensor\)"),
         (None, "{'x': (1.0, logits)}", r"the term 'x' must be \(weight, scalar tensor\)"),
         (None, "{'x': (1.0, targets['x'].sum())}", "the term 'x' does not depend on the student"),
@@ -411,7 +411,7 @@ METHODS, METHOD, SPACE, START = {{"mine": Mine}}, "mine", {{"beta": 1.0}}, []
     ("given", "sentence"),
     [
         ("{'loss': logits.sum()}", None),
-        ("logits.sum()", "forward must give a dict with 'loss'"),
+        ("logits.sum()", "forward must return a dict with 'loss'"),
         ("{'loss': logits}", "'loss' of forward must be a scalar tensor"),
         ("{'loss': targets['x'].sum()}", "'loss' does not depend on the student"),
     ],
@@ -560,7 +560,7 @@ def test_spaces_come_with_their_methods(give):
     give(METHOD + "METHOD, SPACE, START = 'mine', {'margin': 0.25}, []")
     assert load_spaces()["mine"].constants == {"margin": 0.25}
     give(METHOD + "METHOD, SPACE, START = 'at', {'beta': 1.0}, []")
-    with pytest.raises(UserError, match="which is not a method of its METHODS"):
+    with pytest.raises(UserError, match="which is not one of its METHODS"):
         load_spaces()
     give(METHOD + "METHOD, SPACE, START = 'mine', {'marign': 0.25}, []")
     with pytest.raises(UserError, match="did you mean 'margin'"):
@@ -575,7 +575,7 @@ class TestNothingRunsUnasked:
         with pytest.raises(UserError, match="if you trust it, give --plugin /a/own.py"):
             build_resume_config(earlier, {})
         path = give(METHOD)
-        with pytest.raises(UserError, match="own.py was changed since"):
+        with pytest.raises(UserError, match="own.py has changed since"):
             build_resume_config(earlier, {"plugins": (str(path),)})
         [record] = PLUGINS.records(METHODS=["mine"])
         earlier = earlier.model_copy(update={"plugins": (PluginRecord(**record),)})
@@ -672,12 +672,13 @@ def test_a_single_run_has_them_too(give, folder, teacher_file, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     give((EXAMPLES / "own_method.py").read_text())
     give(MODEL, "net.py")
-    config = small_config(
-        folder, method="angle", model="Small", epochs=1, teacher_model=str(teacher_file)
-    )
-    result = run_training(config)
+    settings = dict(method="angle", model="Small", beta=2.0, teacher_model=str(teacher_file))
+    result = run_training(small_config(folder, epochs=1, **settings))
     assert result["config"]["margin"] == 0.1
-    assert result["training_history"][0]["loss_angle"] >= 0
+    [row] = result["training_history"]
+    assert row["loss_angle_weighted"] == pytest.approx(2 * row["loss_angle"]) and row["loss_angle"]
+    terms = row["loss_classification"] + row["loss_angle_weighted"]
+    assert row["train_loss"] == pytest.approx(terms)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ FLAG_NAMES = {
 }  # fmt: skip
 """Flags of settings that have another name."""
 
-ALL_IS_WELL = "All checks passed; nothing was trained."
+DRY_RUN_PASSED = "All checks passed; nothing was trained."
 """What a command prints at the end of a dry run."""
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -190,7 +190,7 @@ def _parse_counts(ctx: Any, param: Any, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
-        raise click.BadParameter(f"'{text}' is no list of numbers.", ctx, param) from None
+        raise click.BadParameter(f"'{text}' is not a list of numbers.", ctx, param) from None
 
 
 def _parse_count(ctx: Any, param: Any, text: str | None) -> int | None:
@@ -199,7 +199,7 @@ def _parse_count(ctx: Any, param: Any, text: str | None) -> int | None:
     try:
         return None if text is None else parse_count(text)
     except ValueError as error:
-        raise click.BadParameter(f"'{text}' is no number: {error}.", ctx, param) from None
+        raise click.BadParameter(f"'{text}' is not a number: {error}.", ctx, param) from None
 
 
 def _load_plugin_files(ctx: Any, param: Any, files: tuple[str, ...]) -> None:
@@ -251,7 +251,7 @@ dry_run = option("--dry-run", is_flag=True, help="Check everything, and train no
 trust = option("--trust", is_flag=True, help="Open a .pt2 file, which can run any code.")
 
 
-def patient(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def say_if_slow(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Let a command say what it does if that takes long.
 
     Args:
@@ -269,16 +269,16 @@ def patient(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
-def teller(show: str) -> Callable[[str], None]:
+def make_say(output_mode: str) -> Callable[[str], None]:
     """Return a function that writes lines to stderr, unless the user wants warnings alone."""
-    return (lambda line: None) if show == "quiet" else say
+    return (lambda line: None) if output_mode == "quiet" else say
 
 
-def show(command: Callable[..., Any]) -> Callable[..., Any]:
+def output_mode(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say what a command shows while it runs."""
     quiet, verbose = "Print only warnings and errors.", "Show all output of Ray, no live display."
     for mode, text in (("verbose", verbose), ("quiet", quiet)):
-        names = (f"--{mode}", "show")
+        names = (f"--{mode}", "output_mode")
         add = option(*names, flag_value=mode, default="live", show_default=False, help=text)
         command = add(command)
     return command

@@ -16,7 +16,7 @@ from kdtune.runtime.console import say
 
 @click.command("list")
 @options.output_format
-@options.patient("reading the logs")
+@options.say_if_slow("reading the logs")
 def list_sweeps(output_format: str) -> None:
     """List the sweeps in results/: state, cells, trials, and the best validation accuracy."""
     from kdtune.log.folder import RESULTS_FOLDER
@@ -31,7 +31,7 @@ def list_sweeps(output_format: str) -> None:
 
 @click.command()
 @argument("names", nargs=-1, required=True)
-@option("--yes", is_flag=True, help="Do not ask.")
+@option("--yes", is_flag=True, help="Remove without asking.")
 def rm(names: tuple[str, ...], yes: bool) -> None:
     """Remove sweeps, NAMES in results/ or folders, with their logs, tables and networks.
 
@@ -52,7 +52,7 @@ def rm(names: tuple[str, ...], yes: bool) -> None:
         print("Remove for good? [y/N] ", end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline()
         if not answer:
-            raise UserError("Nothing was removed, since nobody can answer: give --yes.")
+            raise UserError("Nothing was removed, because there was no answer: give --yes.")
         if answer.strip().lower() not in ("y", "yes"):
             raise UserError("Nothing was removed.")
     for path in paths:
@@ -63,7 +63,7 @@ def rm(names: tuple[str, ...], yes: bool) -> None:
 @click.command()
 @argument("folder", type=EXISTING_FOLDER)
 @option("--format", "output_format", type=Choice(["table", "json"]), default="table")
-@options.patient("reading the log")
+@options.say_if_slow("reading the log")
 def status(folder: Path, output_format: str) -> None:
     """Show the progress of a sweep, whether it runs or not."""
     from kdtune.log.folder import SweepSnapshot
@@ -81,7 +81,7 @@ def status(folder: Path, output_format: str) -> None:
 @argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
 @options.limits
 @options.output_format
-@options.patient("making the tables")
+@options.say_if_slow("making the tables")
 def leaderboard(folders: tuple[Path, ...], output_format: str, **limits: Any) -> None:
     """Print which student to ship, which method is better, and the leaderboard of sweeps.
 
@@ -97,7 +97,7 @@ def leaderboard(folders: tuple[Path, ...], output_format: str, **limits: Any) ->
 @argument("folder", type=EXISTING_FOLDER)
 @argument("name")
 @options.output_format
-@options.patient("making the tables")
+@options.say_if_slow("making the tables")
 def table(folder: Path, name: str, output_format: str) -> None:
     """Print a table of a sweep, e.g. ship, comparison, settings, rungs, search_curve."""
     from kdtune.reports.text.leaderboard import table_text
@@ -110,7 +110,7 @@ def table(folder: Path, name: str, output_format: str) -> None:
 @option("--out", type=NEW_PATH, help="File to write.  [default: report.html in the first folder]")
 @option("--figures", type=NEW_PATH, help="Folder for the figures, as SVG and PNG.")
 @options.limits
-@options.patient("writing the report")
+@options.say_if_slow("writing the report")
 def report(
     folders: tuple[Path, ...], out: Path | None, figures: Path | None, **limits: Any
 ) -> None:
@@ -153,7 +153,7 @@ def dashboard(folders: tuple[Path, ...], port: int) -> None:
     default=["pth,safetensors,pt2"],
     help="Formats of the networks: pth, safetensors, pt2, onnx.",
 )
-@options.patient("exporting, and checking what is exported")
+@options.say_if_slow("exporting, and checking what is exported")
 def export(folder: Path, formats: tuple[str, ...], **selection: Any) -> None:
     """Export the best student of every cell for other projects, each with a card.
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from kdtune.cli.run_display import RunDisplay
 
 
-def _run_display(epochs: int, show: str) -> "RunDisplay":
+def _run_display(epochs: int, output_mode: str) -> "RunDisplay":
     from kdtune.cli.run_display import RunDisplay
     from kdtune.tuning.display.screen import Screen
 
-    return RunDisplay(epochs, Screen(show))
+    return RunDisplay(epochs, Screen(output_mode))
 
 
 @click.command(cls=SettingsCommand, make_options=options.teacher_options)
@@ -32,13 +32,13 @@ def _run_display(epochs: int, show: str) -> "RunDisplay":
 @options.setting
 @options.threads
 @options.dry_run
-@options.show
+@options.output_mode
 def teacher(
     out: Path,
     settings: dict[str, Any] | None,
     threads: int | None,
     dry_run: bool,
-    show: str,
+    output_mode: str,
     **flags: Any,
 ) -> None:
     """Train a teacher on your data."""
@@ -53,18 +53,18 @@ def teacher(
     require_model_name(config.model)
     require_data(config.data_dir)
     if out.exists():
-        raise UserError(f"{out} exists already; remove it, or give another --out.")
+        raise UserError(f"{out} already exists; remove it, or choose another --out.")
 
-    with waiting("loading PyTorch", options.teller(show)):
+    with waiting("loading PyTorch", options.make_say(output_mode)):
         from kdtune.training.run import check_run
         from kdtune.training.train_teacher import train_teacher
 
     if dry_run:
         check_run(config)
-        print(options.ALL_IS_WELL)
+        print(options.DRY_RUN_PASSED)
         return
 
-    display = _run_display(config.epochs, show)
+    display = _run_display(config.epochs, output_mode)
     with display.shown():
         result = train_teacher(config, out, display.screen.say, threads, display.on_step)
     test_accuracy = result["test_accuracy"]
@@ -78,22 +78,24 @@ def teacher(
 @options.threads
 @option("--recipe", help="Settings that FILE leaves out, by name: seed, strong, transformer.")
 @options.dry_run
-@options.show
-def train(file: Path, threads: int | None, recipe: str | None, dry_run: bool, show: str) -> None:
+@options.output_mode
+def train(
+    file: Path, threads: int | None, recipe: str | None, dry_run: bool, output_mode: str
+) -> None:
     """Train once with the settings of a YAML FILE, e.g. one that a sweep wrote."""
     from kdtune.config.train import TrainConfig
     from kdtune.storage.files import read_yaml
 
     epochs = read_yaml(file).get("epochs", TrainConfig.model_fields["epochs"].default)
-    with waiting("loading PyTorch", options.teller(show)):
+    with waiting("loading PyTorch", options.make_say(output_mode)):
         from kdtune.training.rerun import train_from_file
         from kdtune.training.run import RunWatch
 
     if dry_run:
         train_from_file(file, threads, recipe, dry_run)
-        print(options.ALL_IS_WELL)
+        print(options.DRY_RUN_PASSED)
         return
-    display = _run_display(epochs, show)
+    display = _run_display(epochs, output_mode)
     with display.shown():
         watch = RunWatch(display.screen.say, display.on_step)
         result = train_from_file(file, threads, recipe, watch=watch)
@@ -114,7 +116,7 @@ def train(file: Path, threads: int | None, recipe: str | None, dry_run: bool, sh
 @option("--figure", type=NEW_PATH, help="File for the confusion matrix: .png, .svg.")
 @option("--format", "output_format", type=Choice(["table", "json", "markdown"]), default="table")
 @options.trust
-@options.patient("evaluating")
+@options.say_if_slow("evaluating")
 def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) -> None:
     """Evaluate a network, FILE.pth, .safetensors, .pt2 or .onnx, on labelled images."""
     from kdtune.export.evaluation import evaluate_file, render_evaluation, write_confusion_figure
@@ -132,7 +134,7 @@ def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) 
 @option("--top", type=click.IntRange(min=1), default=3)
 @options.output_format
 @options.trust
-@options.patient("classifying the images")
+@options.say_if_slow("classifying the images")
 def predict(
     file: Path, images: tuple[Path, ...], top: int, output_format: str, trust: bool
 ) -> None:
@@ -148,9 +150,9 @@ def predict(
 @options.plugin
 @option("--sheet", type=NEW_PATH, help="File for some images of each class: .png.")
 @option("--format", "output_format", type=Choice(["table", "json", "markdown"]), default="table")
-@options.patient("looking at the images")
+@options.say_if_slow("looking at the images")
 def data(data: str, sheet: Path | None, output_format: str, **source: Any) -> None:
-    """Show what DATA hold: classes, splits, sizes, and what is left out, damaged or double.
+    """Show what DATA hold: classes, splits, sizes, and what is left out, unreadable or duplicated.
 
     DATA are what --data takes: a folder, a table, tar shards, hf:NAME, or the name of a data set.
     """
@@ -194,7 +196,7 @@ def cache(prune: float | None, verify: bool) -> None:
     if prune is not None and not math.isfinite(prune):
         raise UserError("--prune must be a finite number of GB.")
     for entry in array_cache.remove_damaged() if verify else ():
-        print(f"removed, since it was damaged: {entry.label}", file=sys.stderr)
+        print(f"removed because it was damaged: {entry.label}", file=sys.stderr)
     for entry in array_cache.prune(prune * BYTES_PER_GB) if prune is not None else ():
         say(f"removed {format_bytes(entry.size_bytes)}: {entry.label}")
     entries = array_cache.list_entries()

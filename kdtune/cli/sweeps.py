@@ -10,7 +10,7 @@ from click import argument, option
 from kdtune.cli import options
 from kdtune.cli.options import EXISTING_FILE, EXISTING_FOLDER, NEW_PATH, SettingsCommand
 from kdtune.errors import UserError
-from kdtune.runtime.console import say, waiting
+from kdtune.runtime.console import waiting
 
 _LOADING = "loading PyTorch and Ray"
 
@@ -38,10 +38,10 @@ def _sweep_settings(file: Path | None, flags: dict[str, Any], **defaults: Any) -
 
 @click.command(cls=SettingsCommand, make_options=options.sweep_options)
 @argument("file", required=False, type=EXISTING_FILE)
-@options.show
-@option("--plan", is_flag=True, help="Plan it first, see 'kdtune plan'; the report compares.")
+@options.output_mode
+@option("--plan", is_flag=True, help="Plan the sweep first; the report compares it with the plan.")
 @options.dry_run
-def sweep(file: Path | None, show: str, plan: bool, dry_run: bool, **flags: Any) -> None:
+def sweep(file: Path | None, output_mode: str, plan: bool, dry_run: bool, **flags: Any) -> None:
     """Search every method on every model, and show the leaderboard.
 
     FILE is a YAML file with the settings as keys; flags override it.
@@ -52,19 +52,19 @@ def sweep(file: Path | None, show: str, plan: bool, dry_run: bool, **flags: Any)
 
     SweepFolder(RESULTS_FOLDER / settings["name"]).raise_if_exists()
 
-    with waiting(_LOADING, options.teller(show)):
+    with waiting(_LOADING, options.make_say(output_mode)):
         from kdtune.tuning.sweep import check_sweep, run_sweep
 
     if dry_run:
-        check_sweep(settings, show)
-        print(options.ALL_IS_WELL)
+        check_sweep(settings, output_mode)
+        print(options.DRY_RUN_PASSED)
         return
-    _print_results(run_sweep(settings, show, plan).path)
+    _print_results(run_sweep(settings, output_mode, plan).path)
 
 
 @click.command(cls=SettingsCommand, make_options=options.sweep_options)
 @argument("file", required=False, type=EXISTING_FILE)
-@options.show
+@options.output_mode
 @options.slots
 @option(
     "--curves",
@@ -77,7 +77,7 @@ def plan(
     slot_counts: tuple[int, ...],
     curves: Path | None,
     output_format: str,
-    show: str,
+    output_mode: str,
     **flags: Any,
 ) -> None:
     """Estimate the time, device hours, disk and memory of a sweep.
@@ -87,12 +87,12 @@ def plan(
     """
     settings = _sweep_settings(file, flags, name="plan")
 
-    with waiting(_LOADING, options.teller(show)):
+    with waiting(_LOADING, options.make_say(output_mode)):
         from kdtune.reports.text.plan import plan_text
         from kdtune.tuning.planning.plan import plan_sweep
 
-    with waiting("planning", options.teller(show)):
-        sweep_plan = plan_sweep(settings, slot_counts, curves, show)
+    with waiting("planning", options.make_say(output_mode)):
+        sweep_plan = plan_sweep(settings, slot_counts, curves, output_mode)
     print(plan_text(sweep_plan, output_format), end="")
 
 
@@ -105,34 +105,34 @@ def _check_sweep_folder(folder: Path, flags: dict[str, Any]) -> None:
 
 @click.command(cls=SettingsCommand, make_options=options.resume_options)
 @argument("folder", type=NEW_PATH)
-@options.show
-def resume(folder: Path, show: str, **flags: Any) -> None:
+@options.output_mode
+def resume(folder: Path, output_mode: str, **flags: Any) -> None:
     """Resume a sweep that was interrupted, or that gets more trials, cells or resources.
 
     Flags change its settings from now on; methods and models can only be added.
     """
     _check_sweep_folder(folder, flags)
 
-    with waiting(_LOADING, options.teller(show)):
+    with waiting(_LOADING, options.make_say(output_mode)):
         from kdtune.tuning.sweep import resume_sweep
 
-    _print_results(resume_sweep(folder, options.provided_flags(flags), show).path)
+    _print_results(resume_sweep(folder, options.provided_flags(flags), output_mode).path)
 
 
 @click.command(cls=SettingsCommand, make_options=partial(options.resume_options, confirm=True))
 @argument("folder", type=NEW_PATH)
-@options.show
-def confirm(folder: Path, show: str, **flags: Any) -> None:
+@options.output_mode
+def confirm(folder: Path, output_mode: str, **flags: Any) -> None:
     """Train the best trials of every cell again with fresh seeds, test once, and give the verdict.
 
     An interrupted confirmation resumes; further seeds and new cells add the missing runs.
     """
     _check_sweep_folder(folder, flags)
 
-    with waiting(_LOADING, options.teller(show)):
+    with waiting(_LOADING, options.make_say(output_mode)):
         from kdtune.tuning.confirm import confirm_sweep
 
-    _print_results(confirm_sweep(folder, options.provided_flags(flags), show).path)
+    _print_results(confirm_sweep(folder, options.provided_flags(flags), output_mode).path)
 
 
 def _print_results(folder: Path) -> None:
@@ -146,7 +146,7 @@ def _print_results(folder: Path) -> None:
 @argument("folder", required=False, type=EXISTING_FOLDER)
 @option("--space", "files", multiple=True, help="Files with your own search spaces; repeatable.")
 @options.plugin
-@options.patient(_LOADING)
+@options.say_if_slow(_LOADING)
 def spaces(folder: Path | None, files: tuple[str, ...]) -> None:
     """Show every search space: its ranges, start points, and their sources.
 
@@ -169,9 +169,9 @@ def spaces(folder: Path | None, files: tuple[str, ...]) -> None:
 
 @click.command()
 @option("--name", default="demo", help="The sweep's folder.")
-@options.show
+@options.output_mode
 @click.pass_context
-def demo(ctx: click.Context, name: str, show: str) -> None:
+def demo(ctx: click.Context, name: str, output_mode: str) -> None:
     """Compare AT and FitNets on real images that kdtune contains, in minutes on two cores.
 
     Runs `kdtune teacher`, then `kdtune sweep`, and prints both commands.
@@ -180,14 +180,15 @@ def demo(ctx: click.Context, name: str, show: str) -> None:
 
     SweepFolder(RESULTS_FOLDER / name).raise_if_exists()
     teacher_file = RESULTS_FOLDER / f"{name}-teacher.pth"
+    mode = "" if output_mode == "live" else f" --{output_mode}"
     commands = [
         f"teacher --data digits --image-size 8 --model ResNet18 --epochs 5 --out {teacher_file}"
-        f"{' --quiet' if show == 'quiet' else ''}",
+        f"{' --quiet' if output_mode == 'quiet' else ''}",
         f"sweep --data digits --teacher {teacher_file} --methods at,fitnets"
         f" --models MultiBranchNet,ResNet18 --trials 3 --epochs 3"
-        f" --setting batch_size=64 --name {name}{'' if show == 'live' else f' --{show}'}",
+        f" --setting batch_size=64 --name {name}{mode}",
     ]
-    tell = say if show != "quiet" else lambda text: None
+    tell = options.make_say(output_mode)
     if teacher_file.exists():
         tell(f"using {teacher_file} of an earlier demo")
         del commands[0]

@@ -23,7 +23,7 @@ class BaseConfig(BaseModel):
         for key in settings:
             if not isinstance(key, str):
                 known = did_you_mean("", cls.model_fields)
-                raise UserError(f"{key!r} is no setting's name; {known}")
+                raise UserError(f"{key!r} is not the name of a setting; {known}")
         try:
             return cls(**settings)
         except ValidationError as error:

@@ -49,16 +49,16 @@ def parse_range(text: str) -> Range:
     if ":" not in values:
         choices = tuple(_parse_value(word) for word in values.split(","))
         if None in choices:
-            raise UserError(f"The range {text} is bad: a value is empty.")
+            raise UserError(f"The range {text} is invalid: a value is empty.")
         return Range(method, setting, None, False, choices)
     low, high, *rest = values.split(":")
     first, last = _parse_value(low), _parse_value(high)
     if not (_is_number(first) and _is_number(last)) or rest not in ([], ["log"]):
-        raise UserError(f"The range {text} is bad: write it as LOW:HIGH, or LOW:HIGH:log.")
+        raise UserError(f"The range {text} is invalid: write it as LOW:HIGH, or LOW:HIGH:log.")
     if not first < last:
-        raise UserError(f"The range {text} is bad: {low} is not below {high}.")
+        raise UserError(f"The range {text} is invalid: {low} is not below {high}.")
     if rest and first <= 0:
-        raise UserError(f"The range {text} is bad: a logarithmic scale begins above 0.")
+        raise UserError(f"The range {text} is invalid: a logarithmic scale must start above 0.")
     return Range(method, setting, (first, last), bool(rest), ())
 
 
@@ -72,7 +72,7 @@ def parse_point(text: str) -> tuple[str, dict[str, Any]]:
     method, setting, values = _split(text, how)
     pairs = [pair.partition("=") for pair in f"{setting}={values}".split(",")]
     if not all(key and separator and value for key, separator, value in pairs):
-        raise UserError(f"{text} is no point: write it as {how}.")
+        raise UserError(f"{text} is not a point: write it as {how}.")
     return method, {key.strip(): _parse_value(value) for key, _, value in pairs}
 
 

@@ -67,7 +67,7 @@ def _split_commas(value: Any) -> Any:
         return value
     words = [word.strip() for word in value.split(",")]
     if value.strip() and not all(words):
-        raise ValueError("a name is empty: leave out the comma that is too much")
+        raise ValueError("a name is empty: remove the extra comma")
     return [word for word in words if word]
 
 
@@ -316,7 +316,7 @@ class SweepConfig(DataConfig):
             if isinstance(per_model := getattr(self, setting), Mapping):
                 for model in per_model.keys() - set(self.models):
                     raise UserError(
-                        f"{setting} names '{model}', which is no student of this sweep; "
+                        f"{setting} names '{model}', which is not a student of this sweep; "
                         f"{did_you_mean(model, self.models)}"
                     )
         require_data(self.data)
@@ -345,9 +345,9 @@ class SweepConfig(DataConfig):
         try:
             train.check_searchable(settings, [method])
         except UserError as error:
-            raise UserError(f"{what} is bad: {error}") from None
+            raise UserError(f"{what} is invalid: {error}") from None
         for setting in {*settings, *map(COUNTERPARTS.get, settings)} & self.settings.keys():
-            raise UserError(f"{what} is bad: the sweep's settings fix {setting}.")
+            raise UserError(f"{what} is invalid: the sweep's settings fix {setting}.")
 
     @property
     def data_source(self) -> DataSource:

@@ -127,7 +127,7 @@ def open_image(image: ImageSource) -> Iterator[Pillow.Image]:
         file: Path | BytesIO = BytesIO(image.read())
     else:
         if not stat.S_ISREG(os.stat(image).st_mode):
-            raise OSError("it is no file")  # opening a pipe would block
+            raise OSError("it is not a file")  # opening a pipe would block
         if os.path.getsize(image) == 0:
             raise OSError("it is empty")
         file = image

@@ -124,7 +124,7 @@ def _images(source: str, part: Any, column: str) -> list[ImageSource]:
             images.append(packed if size is not None or path is None else Path(path))
     if len(images) != len(part):
         raise UserError(
-            f"{source} is not held in files as it is: save it with save_to_disk, or leave "
+            f"{source} is not stored in files as it is: save it with save_to_disk, or leave "
             "HF_DATASETS_IN_MEMORY_MAX_SIZE unset."
         )
     return images

@@ -33,7 +33,7 @@ def split_folders(root: Path) -> dict[str, Path]:
         folder = next(iter(splits.values()))
         raise UserError(
             f"{printable_path(folder)} looks like a split, but there is no folder train beside "
-            "it: splits are folders named train, val and test, each with a folder a class."
+            "it: splits are folders named train, val and test, each with a folder per class."
         )
     return splits
 
@@ -44,12 +44,12 @@ def scan_image_folder(root: Path) -> NamedDataset:
     train_folder = splits.get("train", root)
     if (count := len(list_folders(train_folder))) < 2:
         raise UserError(
-            f"{printable_path(train_folder)} must hold at least two folders, one a class; it "
+            f"{printable_path(train_folder)} must hold at least two folders, one per class; it "
             f"holds {count}."
         )
     for folder in list_folders(root) if splits else ():
         if folder not in splits.values():
-            left_out[f"the folder {printable_path(folder.name)}, which is no split"] += 1
+            left_out[f"the folder {printable_path(folder.name)}, which is not a split"] += 1
     folders = splits or {"train": root}
     scanned = {split: _scan_classes(folder, left_out) for split, folder in folders.items()}
     if not splits and (inner := _splits_inside_classes(root, scanned["train"])):

@@ -1,4 +1,4 @@
-"""Overview of a data set: what its images are like, which are damaged or double, how they look."""
+"""Overview of a data set: its images, which are unreadable or duplicated, and how they look."""
 
 import hashlib
 import time
@@ -160,7 +160,7 @@ def write_contact_sheet(data: ImageData, path: Path) -> None:
         path: a `.png` file.
     """
     if path.suffix.lower() != ".png":
-        raise UserError(f"{printable_path(path)} is no sheet's name; end it with .png.")
+        raise UserError(f"{printable_path(path)} must end with .png.")
     classes, height = data.classes[:_SHEET_ROWS], _CAPTION + _THUMBNAIL
     sheet = Pillow.new("RGB", (_SHEET_COLUMNS * _THUMBNAIL, len(classes) * height), "white")
     draw = ImageDraw.Draw(sheet)

@@ -220,7 +220,7 @@ def _read_rows(
         else:
             raise UserError(
                 f"{table.shown} gives {printable_path(file)} two labels, {labels_by_file[file]} "
-                f"and {label}; an image can have one."
+                f"and {label}; an image can have only one."
             )
 
 

@@ -57,7 +57,7 @@ def _read_shard(file: Path, label_column: str | None, left_out: Counter[str]) ->
         with tarfile.open(file, "r:") as archive:
             return list(_read_samples(archive, file, label_column, left_out))
     except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{shown} is no tar archive without compression: {error}.") from None
+        raise UserError(f"{shown} is not an uncompressed tar archive: {error}.") from None
 
 
 def _read_samples(

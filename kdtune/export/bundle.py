@@ -94,7 +94,7 @@ def export_sweep(
             _write_sidecars(out, student, student.network, written, images_label)
         lines.append(_summary_line(student, written))
     if failures:
-        raise RunError(f"{'; '.join(failures)}. All else is in {printable_path(out)}.")
+        raise RunError(f"{'; '.join(failures)}. Everything else is in {printable_path(out)}.")
     return lines
 
 

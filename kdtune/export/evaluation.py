@@ -94,11 +94,11 @@ def evaluate_file(
     source = {**network.description.rendering._asdict(), **source}
     data, unreadable = find_data(DataSource(data_dir, **source), skip_bad_images, cache_gb)
     if unreadable:
-        say(f"left out, since they cannot be read: {len(unreadable)} images")
+        say(f"left out because they cannot be read: {len(unreadable)} images")
     classes, size = network.description.classes, network.description.image_size
     if data.classes != classes:
         mismatched = sorted(set(classes) ^ set(data.classes))
-        problem = f"'{printable_path(mismatched[0])}' is in one alone" if mismatched else ""
+        problem = f"'{printable_path(mismatched[0])}' is in only one of them" if mismatched else ""
         raise UserError(
             f"{data_dir} does not have the classes of {printable_path(path)}: "
             f"{problem or 'they are in another order'}."
@@ -107,7 +107,7 @@ def evaluate_file(
     if split not in (*data.splits, "all"):
         raise UserError(f"{data_dir} has no {split} images; give another --split.")
     if split in data.cut_splits:
-        say(f"the {split} images were cut from the others of {data_dir}; --split all takes all")
+        say(f"the {split} images were split off from {data_dir}; --split all takes all")
     decoded = open_decoded_dataset(data, size, cache_gb)
     require_room(decoded, splits)
     labels = torch.cat([torch.tensor(data.splits[name].labels) for name in splits])
@@ -188,7 +188,7 @@ def write_confusion_figure(evaluation: Evaluation, path: Path) -> None:
     """
     file_format = path.suffix.removeprefix(".").lower()
     if file_format not in ("png", "svg"):
-        raise UserError(f"{printable_path(path)} is no figure's name; end it with .png or .svg.")
+        raise UserError(f"{printable_path(path)} must end with .png or .svg.")
     counts = evaluation.confusion.drop(columns="class").to_numpy(float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(2 + 0.35 * len(counts), 12)
@@ -243,7 +243,7 @@ def predict_images(
         pixels = decode_images(split, size)
     except BadImagesError as error:
         descriptions = "; ".join(f"{file} ({reason})" for file, reason in error.failures)
-        raise UserError(f"These are no readable images: {descriptions}.") from None
+        raise UserError(f"These images cannot be read: {descriptions}.") from None
     shares = _compute_logits(network, pixels, 64).softmax(1)
     probabilities, indices = shares.topk(min(top, len(classes)))
     names = [str(image) for image in images for _ in range(indices.shape[1])]

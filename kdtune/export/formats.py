@@ -111,7 +111,7 @@ def open_network(path: Path, trust: bool = False) -> OpenedNetwork:
     name, shown = path.suffix.removeprefix(".").lower(), printable_path(path)
     if name not in FORMATS:
         known = ", ".join(f".{name}" for name in FORMATS)
-        raise UserError(f"{shown} is of no known format; there are {known}.")
+        raise UserError(f"{shown} has an unknown format; known are {known}.")
     if not path.is_file():
         raise UserError(f"There is no file {shown}.")
     if FORMATS[name].runs_code and not trust:
@@ -188,7 +188,7 @@ def _write_pt2(path: Path, loaded: LoadedModel) -> None:
 
 def _read_pt2(path: Path) -> tuple[Logits, Any]:
     if not zipfile.is_zipfile(path):
-        raise UserError(f"{printable_path(path)} is broken, or no program of torch.export.")
+        raise UserError(f"{printable_path(path)} is damaged, or not a program of torch.export.")
     extra_files = {METADATA_KEY: "null"}
     try:
         with warnings.catch_warnings(action="ignore"):  # torch 2.9 warns of its own buffer

@@ -16,7 +16,7 @@ from kdtune.reports.tables.statistics import wilson_interval
 from kdtune.storage.files import write_yaml
 
 SEED_SUMMARY_COLUMNS = (
-    "seeds_ok", "seeds_diverged", "validation_accuracy_percent", "validation_seed_sd_points",
+    "seeds_finished", "seeds_diverged", "validation_accuracy_percent", "validation_seed_sd_points",
     "test_accuracy_percent", "test_half_width_points", "test_seed_sd_points",
 )  # fmt: skip
 """Columns of the leaderboard about all seeds of the chosen settings."""
@@ -62,7 +62,7 @@ def select_top_runs(tables: SweepTables, top: int) -> dict[Cell, list[SelectedRu
     trials, accuracy = tables.trials, "best_validation_accuracy"
     trials = trials.assign(name=trials["trial_id"], test_accuracy=None)
     ranked = trials.dropna(subset="rank_in_cell").sort_values("rank_in_cell")
-    runs = tables.runs[tables.runs["chosen"] & (tables.runs["status"] == "ok")]
+    runs = tables.runs[tables.runs["chosen"] & (tables.runs["state"] == "finished")]
     runs = runs.assign(name=runs["run_id"])
     selected = {}
     for cell in tables.leaderboard.dropna(subset="trial_id").to_dict("records"):

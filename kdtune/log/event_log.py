@@ -35,7 +35,7 @@ def parse_events(content: bytes, path: Path, lines_before: int = 0) -> tuple[lis
     events = [event for event in parsed if event is not None]
     if len(events) < len(parsed):
         number = lines_before + parsed.index(None) + 1
-        raise UserError(f"{path} is damaged: line {number} is no event, but others follow it.")
+        raise UserError(f"{path} is damaged: line {number} is not an event, but others follow.")
     return events, sum(len(line) + 1 for line in lines[: len(events)])
 
 
@@ -97,7 +97,7 @@ class EventLog(AbstractContextManager["EventLog"]):
     def _write_line(self, line: bytes) -> None:
         size = os.fstat(self._file.fileno()).st_size
         if size < self._valid_bytes:
-            raise RunError(f"{self.path} was cut by something else while the sweep ran.")
+            raise RunError(f"{self.path} was shortened by another program while the sweep ran.")
         if size > self._valid_bytes:  # another process has written to the file
             self._file.truncate(self._valid_bytes)
         remaining = memoryview(line)

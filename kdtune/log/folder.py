@@ -59,7 +59,7 @@ class SweepFolder:
         if self.path.exists():
             is_sweep = self.log_path.exists()
             advice = f"resume it: {self.command('resume')}" if is_sweep else "remove it."
-            raise UserError(f"{self.path} exists already; give another name, or {advice}")
+            raise UserError(f"{self.path} already exists; choose another name, or {advice}")
 
     @contextmanager
     def create_atomically(self) -> Iterator[Self]:
@@ -81,7 +81,7 @@ class SweepFolder:
         paths = (self.log_path, self.confirm_log_path, self.path / "best", self.confirm_folder)
         for path in (*paths, self.checkpoints_folder, *self.tracker_folders):
             if path.is_symlink():  # nothing outside the folder may be written or removed
-                raise UserError(f"{path} is a link; a sweep's folder must hold its files itself.")
+                raise UserError(f"{path} is a link; a sweep's folder must contain its own files.")
         try:
             with disk_full_as_error(self.path):
                 # `is_locked` of another process may hold it briefly.
@@ -142,7 +142,7 @@ class SweepFolder:
         """Remove the folder and all that is in it, unless a driver runs the sweep."""
         self.require_log()
         if self.path.is_symlink():
-            raise UserError(f"{self.path} is a link; remove the folder that it leads to.")
+            raise UserError(f"{self.path} is a link; remove the folder that it points to.")
         with self.locked():
             doomed = self.path.with_name(f".{self.path.name}.{os.getpid()}.removed")
             self.path.rename(doomed)

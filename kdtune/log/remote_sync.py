@@ -64,7 +64,7 @@ class RemoteSync:
         """Write the marker, unless another driver renews its own."""
         marker, give_up_at = self._read_marker(), time.monotonic() + MARKER_TIMEOUT_SECONDS
         if marker is not None and not marker.is_dead():
-            self.say(f"{self.storage}: waiting for a sign of life of {marker}")
+            self.say(f"{self.storage}: waiting to see whether the sweep is still run by {marker}")
             while time.monotonic() < give_up_at:
                 time.sleep(min(1.0, MARKER_TIMEOUT_SECONDS / 4))
                 if (current := self._read_marker()) is None:
@@ -95,7 +95,7 @@ class RemoteSync:
         if self.storage.read(self.folder.log_path.name) is not None:
             command = self.folder.command("resume", "--storage", self.storage.uri)
             advice = f"give another name, or resume it: {command}"
-            raise UserError(f"{self.storage} holds a sweep already; {advice}")
+            raise UserError(f"{self.storage} already holds a sweep; {advice}")
 
     def fetch_latest(self) -> None:
         """Download the sweep if the storage holds more of it than the folder."""
@@ -107,9 +107,9 @@ class RemoteSync:
         if all(map(bytes.startswith, local, remote)):
             return
         if not all(map(bytes.startswith, remote, local)):
-            apart = f"{self.folder.path} and {self.storage} continued apart from each other"
-            raise UserError(f"{apart}: move away the one that is not to count.")
-        self.say(f"{self.folder.path} is fetched from {self.storage}")
+            apart = f"{self.folder.path} and {self.storage} continued independently of each other"
+            raise UserError(f"{apart}: move away the copy that you do not want.")
+        self.say(f"fetching {self.folder.path} from {self.storage}")
         paths = [self.folder.path / name for name in self.storage.list_files()]
         for path in sorted(paths, key=logs.__contains__):  # the logs are the last
             name = self._name(path)
@@ -127,11 +127,11 @@ class RemoteSync:
         try:
             self._copy_changes()
             if self._is_failing:
-                self.say(f"{self.storage} answers again, and has all that it lacked")
+                self.say(f"{self.storage} is reachable again and up to date")
             self._is_failing = False
         except (StorageError, OSError) as error:
             if not self._is_failing:
-                self.say(f"{error}; the sweep continues, and what is missing there follows")
+                self.say(f"{error}; the sweep continues, and copies the missing files later")
             self._is_failing = True
             pause += PAUSE_FACTOR * (time.monotonic() - started_at)
         self._next_sync_at = time.monotonic() + pause
@@ -208,7 +208,7 @@ def synced_to(
         return
     storage, path = Storage(str(uri)), folder.path.absolute()
     if storage.subfolder(path.name).local_folder == path:
-        raise UserError(f"The storage {storage} is where the sweep's folder is anyway.")
+        raise UserError(f"The storage {storage} is the sweep's own folder; choose another one.")
     remote_sync = RemoteSync(folder, storage.subfolder(path.name), say)
     with ExitStack() as stack:
         stack.callback(remote_sync.release_marker)

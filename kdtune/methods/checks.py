@@ -20,7 +20,7 @@ def validate_targets(name: str, targets: Any, batch_size: int) -> TensorsByName:
         batch_size: B.
     """
     if not isinstance(targets, dict) or not all(isinstance(x, Tensor) for x in targets.values()):
-        raise UserError(f"The method '{name}': targets must give a dict of tensors.")
+        raise UserError(f"The method '{name}': targets must return a dict of tensors.")
     for key, value in targets.items():
         if value.shape[:1] != (batch_size,):
             raise UserError(
@@ -32,7 +32,7 @@ def validate_targets(name: str, targets: Any, batch_size: int) -> TensorsByName:
 
 def _validate_terms(name: str, terms: Any) -> None:
     if not isinstance(terms, dict):
-        raise UserError(f"The method '{name}': terms must give a dict of (weight, tensor).")
+        raise UserError(f"The method '{name}': terms must return a dict of (weight, tensor).")
     for key, term in terms.items():
         match term:
             case (int() | float(), Tensor(ndim=0, requires_grad=True)):
@@ -46,7 +46,7 @@ def _validate_terms(name: str, terms: Any) -> None:
 
 def _validate_losses(name: str, losses: Any) -> None:
     if not isinstance(losses, dict) or "loss" not in losses:
-        raise UserError(f"The method '{name}': forward must give a dict with 'loss'.")
+        raise UserError(f"The method '{name}': forward must return a dict with 'loss'.")
     for key, value in losses.items():
         if not isinstance(value, Tensor) or value.dim():
             raise UserError(f"The method '{name}': '{key}' of forward must be a scalar tensor.")

@@ -111,7 +111,7 @@ def read_tensor_file(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except pickle.UnpicklingError as error:
         _, refused, names = str(error).partition("GLOBAL ")
-        reason = "it is broken or holds more than tensors and plain values"
+        reason = "it is damaged or holds more than tensors and plain values"
         if refused:
             reason += f" ({names.split()[0]}); save the network's state_dict, and give NAME=FILE"
         raise UserError(f"{path} is not loaded: {reason}.") from None

@@ -92,7 +92,7 @@ class ModelLibrary:
             reason = first_line(error).rstrip(".")
             raise UserError(
                 f"{self.name}:{name} cannot be used with images of {image_size} px ({reason}); "
-                "take another image size, or another network."
+                "use another image size, or another network."
             ) from None
         for key in rates or {}:
             if not _drops(model, key):

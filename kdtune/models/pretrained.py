@@ -132,8 +132,8 @@ def _download_weights(name: str, weights: Any) -> Any:
     transforms = weights.transforms()
     if (tuple(transforms.mean), tuple(transforms.std)) != (IMAGENET_MEAN, IMAGENET_STD):
         raise UserError(
-            f"The weights {weights.name} of {name} expect images that are normalised otherwise "
-            "than with ImageNet's mean and deviation, as kdtune does; take other weights."
+            f"The weights {weights.name} of {name} expect images that are not normalised "
+            "with ImageNet's mean and deviation, as kdtune does; use other weights."
         )
     try:
         load = torch.hub.load_state_dict_from_url

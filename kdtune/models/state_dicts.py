@@ -70,7 +70,7 @@ def pick_teacher(path: object, networks: Sequence[FoundWeights]) -> tuple[FoundW
     teachers = [found for found in candidates if _TEACHER.search(found.label)]
     if len(teachers) != 1:
         raise UserError(
-            f"{path} holds {len(candidates)} networks, {listed}: which one is meant? Save it "
+            f"{path} holds {len(candidates)} networks, {listed}: save the one that is meant "
             "alone, or under the key 'teacher'."
         )
     return teachers[0], f"{path} holds {listed}: the network {teachers[0].label} is used"

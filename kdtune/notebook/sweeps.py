@@ -34,7 +34,7 @@ def load_sweep(*folders: str | Path, **limits: Any) -> "SweepGroup":
         limits: fields of `kdtune.reports.tables.ship.ShipLimits`, such as ``max_parameters``.
     """
     if not folders:
-        raise UserError("load_sweep wants the folder of a sweep, as in load_sweep('results/x').")
+        raise UserError("load_sweep needs the folder of a sweep, as in load_sweep('results/x').")
     ship_limits = ShipLimits(**limits)
     return SweepGroup([LoadedSweep(Path(folder), ship_limits) for folder in folders])
 

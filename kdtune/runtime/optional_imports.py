@@ -17,6 +17,6 @@ def import_optional(package: str, extra: str) -> Any:
         return import_module(package)
     except ModuleNotFoundError as error:
         raise UserError(
-            f"This needs {error.name}, which is not installed: in the folder of kdtune, "
-            f"pip install '.[{extra}]'."
+            f"This needs {error.name}, which is not installed: run "
+            f"pip install '.[{extra}]' in the folder of kdtune."
         ) from None

@@ -75,7 +75,7 @@ class InterruptHandler:
     say: Callable[[str], None]
     has_progress: Callable[[], bool] = lambda: True
     """Returns True if a running trial has finished an epoch; else there is nothing to keep."""
-    last_words: Callable[[], str] | None = None
+    describe_interrupt: Callable[[], str] | None = None
     """Returns what is said if the process is still alive some seconds after the grace time.
 
     Then it ends: a SIGTERM may have ended Ray as well, for which Ray's calls wait a minute.
@@ -100,7 +100,7 @@ class InterruptHandler:
         if is_sigterm and not self.terminated:
             self.terminated = True
             self._deadline = time.monotonic() + self.shutdown_grace
-            if self.last_words is not None:
+            if self.describe_interrupt is not None:
                 threading.Thread(target=self._end_process, daemon=True).start()
         if self.stop_requested or not self.has_progress():
             self.stop_requested = True
@@ -110,13 +110,13 @@ class InterruptHandler:
             grace = format_duration(self.shutdown_grace)
             self.say(f"SIGTERM: finishing the running epochs, for at most {grace}")
         else:
-            self.say("finishing the running epochs; Ctrl-C again stops at once")
+            self.say("finishing the running epochs; press Ctrl-C again to stop at once")
 
     def _end_process(self) -> None:
         """End a process that is still alive when others would kill it."""
         time.sleep(self.shutdown_grace + OVERDUE_SECONDS)
-        assert self.last_words is not None
-        say(f"kdtune: interrupted: {self.last_words()}")
+        assert self.describe_interrupt is not None
+        say(f"kdtune: interrupted: {self.describe_interrupt()}")
         os._exit(EXIT_TERMINATED)
 
     def __enter__(self) -> Self:

@@ -69,7 +69,7 @@ def make_folder(path: Path) -> None:
         with disk_full_as_error(path):
             path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"The folder {path} cannot be made: {error.strerror}.") from None
+        raise UserError(f"The folder {path} cannot be created: {error.strerror}.") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -114,5 +114,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not valid YAML: {reason}.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} must hold 'key: value' lines, one a setting.")
+        raise UserError(f"{path} must hold 'key: value' lines, one for each setting.")
     return content

@@ -29,8 +29,8 @@ class Storage:
         uri = self.uri
         if re.match(r"\w+://[^/@]*:[^/@]*@", uri):
             raise UserError(
-                "A storage's URI is kept in logs, so no keys may stand in it: give them as the "
-                "tools of its cloud have them, e.g. as AWS_SECRET_ACCESS_KEY."
+                "The URI of a storage is written to logs, so it must not contain keys: give them "
+                "as the tools of its cloud expect them, e.g. as AWS_SECRET_ACCESS_KEY."
             )
         self.uri = uri if "://" in uri else os.path.abspath(Path(uri).expanduser())
         try:

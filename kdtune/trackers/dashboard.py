@@ -144,7 +144,7 @@ class Dashboard:
             server = make_server(HOST, port, self, _ThreadingServer, _SilentRequestHandler)
         except OSError as error:
             reason = str(error.strerror).lower()
-            raise UserError(f"Port {port} cannot be had: {reason}; give another --port.") from None
+            raise UserError(f"Port {port} is not available: {reason}; use another one.") from None
         with server, suppress(KeyboardInterrupt):
             print(f"http://{HOST}:{server.server_port}/", flush=True)
             server.serve_forever()

@@ -215,7 +215,7 @@ def find_run_data(config: TrainConfig) -> ImageData:
     data, unreadable = find_data(*inputs, image_size=config.image_size)
     if unreadable:
         descriptions = "; ".join(f"{image['file']} ({image['reason']})" for image in unreadable)
-        say(f"left out, since they cannot be read: {descriptions}")
+        say(f"left out because they cannot be read: {descriptions}")
     return data
 
 

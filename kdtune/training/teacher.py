@@ -41,11 +41,11 @@ def load_teacher(
     if classes is not None and loaded["classes"] is not None:
         if missing := sorted(set(classes) - set(loaded["classes"])):
             raise UserError(
-                f"The teacher {teacher} does not know the class '{missing[0]}' of the data; "
+                f"The teacher {teacher} was not trained on the class '{missing[0]}' of the data; "
                 "train a teacher on these data."
             )
         if loaded["classes"] != list(classes):
-            raise UserError(f"The teacher {teacher} has the data's classes in another order.")
+            raise UserError(f"The teacher {teacher} has the classes of the data in another order.")
     trained_size = (loaded["config"] or {}).get("image_size")
     if None not in (image_size, trained_size) and image_size != trained_size:
         raise UserError(

@@ -40,7 +40,7 @@ def train_teacher(
         by the metric of `config`.
     """
     if out.exists():
-        raise UserError(f"{out} exists already; remove it, or give another --out.")
+        raise UserError(f"{out} already exists; remove it, or choose another --out.")
     require_model(config.model)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -79,16 +79,16 @@ def _read_logs(folder: SweepFolder, changes: Mapping[str, Any]) -> _History:
     search, openings = folder.load_events(), folder.load_confirm_openings()
     if not isinstance(search[-1], events.Completed):
         raise UserError(
-            f"{folder.path} is not complete: first run {folder.command('resume')}; with a lower "
-            "number of --trials it ends with what it has."
+            f"{folder.path} is not complete: run {folder.command('resume')} first; with a lower "
+            "--trials it ends with the trials that it has."
         )
     sweep = build_confirm_config(folder, changes)
     if openings and sweep.top != (top := openings[-1].top):
         raise UserError(
-            f"The candidates are the best {top} of each cell, and stay so; --seeds can grow."
+            f"The candidates are the best {top} of each cell and stay so; only --seeds can grow."
         )
     if openings and sweep.seeds < (seeds := openings[-1].seeds):
-        raise UserError(f"There are {seeds} seeds already; --seeds can grow.")
+        raise UserError(f"There are already {seeds} seeds; --seeds can only grow.")
     proposals = (event for event in search if isinstance(event, events.TrialProposed))
     configs = {proposal.trial_id: proposal.config for proposal in proposals}
     candidates: Candidates = {}
@@ -99,7 +99,7 @@ def _read_logs(folder: SweepFolder, changes: Mapping[str, Any]) -> _History:
             raise UserError(f"{folder.confirm_log_path} is damaged: {problem}.")
     trials = trials_table(search)
     if not (best := best_trials(trials, sweep.top)):
-        raise UserError(f"No trial of {folder.path} came to an end: nothing can be confirmed.")
+        raise UserError(f"No trial of {folder.path} has succeeded: there is nothing to confirm.")
     new_candidates = {cell: ids for cell, ids in best.items() if cell not in candidates}
     return _History(sweep, trials, configs, openings, candidates | new_candidates, new_candidates)
 
@@ -133,9 +133,8 @@ class _ConfirmSession:
         for cell, ids in self.history.candidates.items():
             if late_trials := set(best.get(cell, ())) - set(ids):
                 self.screen.warn(
-                    f"{'-'.join(cell)}: {', '.join(sorted(late_trials))} came to the best only "
-                    "after the candidates were taken, and is not confirmed; that takes a sweep of "
-                    "its own"
+                    f"{'-'.join(cell)}: {', '.join(sorted(late_trials))} ranked among the best "
+                    "only after the candidates were chosen; to confirm this, start a new sweep"
                 )
 
     def run(self) -> None:

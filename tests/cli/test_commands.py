@@ -38,7 +38,7 @@ def test_help(command):
         ("sweep --name x --data digits --models ResNet81", 2, "There is no model 'ResNet81'"),
         ("sweep --name x --data digits --setting lrr=1", 2, "There is no setting 'lrr'"),
         ("sweep --name x --data digits --setting lr=-1", 2, "The setting lr cannot be -1"),
-        ("sweep --name taken --data digits", 2, "results/taken exists already"),
+        ("sweep --name taken --data digits", 2, "results/taken already exists"),
         ("teacher --data nowhere --out t.pth", 2, "There is no folder nowhere"),
         ("data nowhere", 2, "There is no folder nowhere"),
         ("data x-{0..3}.tar", 2, "There is no folder x-{0..3}.tar"),
@@ -59,8 +59,8 @@ def test_help(command):
         ("sweep --name x --data digits --space at.lr=1:0", 2, "1 is not below 0"),
         ("sweep --name x --data digits --space att.lr=0:1", 2, "did you mean 'at'?"),
         ("sweep --name x --data digits --space at.lrr=0:1", 2, "did you mean 'lr'?"),
-        ("sweep --name x --data digits --start at.lr=", 2, "is no point: write it as METHOD."),
-        ("teacher --data digits --out results", 2, "results exists already"),
+        ("sweep --name x --data digits --start at.lr=", 2, "is not a point: write it as METHOD."),
+        ("teacher --data digits --out results", 2, "results already exists"),
         ("sweep --name x --data digits --sampler tpee", 2, "did you mean 'tpe'?"),
         ("status taken", 2, "Directory 'taken' does not exist"),
         ("rm nothing", 2, "There is no folder nothing"),
@@ -239,12 +239,15 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
         (("leaderboard", "nowhere"), "Directory 'nowhere' does not exist"),
         (
             ("leaderboard", ".", "--max-parameters", "many"),
-            "'many' is no number: write it as 1500000, 1.5M or 200k.",
+            "'many' is not a number: write it as 1500000, 1.5M or 200k.",
         ),
         (("report", ".", "--max-latency", "0"), "0 is not in the range x>0"),
         (("export", "nowhere", "--out", "x"), "Directory 'nowhere' does not exist"),
         (("export", ".", "--out", "x", "--top", "0"), "0 is not in the range x>=1"),
-        (("evaluate", __file__, "--data", "digits"), "of no known format; there are .pth, .saf"),
+        (
+            ("evaluate", __file__, "--data", "digits"),
+            "has an unknown format; known are .pth, .saf",
+        ),
         (("evaluate", "no.onnx", "--data", "digits"), "File 'no.onnx' does not exist"),
         (("predict", "no.pth", "a.png"), "File 'no.pth' does not exist"),
         (
@@ -331,7 +334,7 @@ def test_without_a_command_there_is_help(kdtune):
 def test_a_demo_that_is_there_is_left_alone(kdtune, tmp_path):
     (tmp_path / "results" / "demo").mkdir(parents=True)
     code, _, err = kdtune("demo")
-    assert code == 2 and "results/demo exists already" in err
+    assert code == 2 and "results/demo already exists" in err
     assert [p.name for p in (tmp_path / "results").iterdir()] == ["demo"]
 
 
@@ -449,7 +452,7 @@ def test_a_path_that_is_not_utf8_is_a_sentence(kdtune, tmp_path):
     write_digits(tmp_path / name, 10)
     code, _, err = kdtune("sweep", "--name", "x", "--data", name, "--methods", "student",
                           "--no-baselines")  # fmt: skip
-    assert code == 2 and r"caf\xe9 is not plain UTF-8, which Ray cannot take" in err
+    assert code == 2 and r"caf\xe9 is not plain UTF-8, which Ray cannot handle" in err
 
 
 @pytest.mark.parametrize(

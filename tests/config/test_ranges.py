@@ -22,7 +22,7 @@ def test_what_names_no_setting_of_a_method_is_a_file(name):
     ("text", "sentence"),
     [
         ("at.lr=1:1", "1 is not below 1"),
-        ("at.lr=0:1:log", "a logarithmic scale begins above 0"),
+        ("at.lr=0:1:log", "a logarithmic scale must start above 0"),
         ("at.lr=0:1:ln", "write it as LOW:HIGH, or LOW:HIGH:log"),
         ("at.lr=0:nan", "write it as LOW:HIGH"),
         ("at.lr=true:2", "write it as LOW:HIGH"),

@@ -46,7 +46,7 @@ def test_settings_cannot_be_changed():
         ({"augment": "mixup"}, "augment cannot be 'mixup': it must be 'none', 'standard'"),
         ({"epochs": "many"}, "epochs cannot be 'many': it must be a valid integer"),
         ({"precision": "bf61"}, "precision cannot be 'bf61': it must be 'auto', 'bf16'"),
-        ({1: 2}, "1 is no setting's name"),
+        ({1: 2}, "1 is not the name of a setting"),
         ({"method": ["at"]}, "method cannot be ['at']"),
         ({"epochs": 3, "hint_epochs": 3}, "hint_epochs (3) must leave some of the 3 epochs"),
     ],

@@ -112,7 +112,7 @@ def test_links_that_lead_nowhere_are_listed(tmp_path):
 
 def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    assert reason(tmp_path / "a.png") == "it is no file"
+    assert reason(tmp_path / "a.png") == "it is not a file"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -94,7 +94,7 @@ def test_splits_have_their_usual_names(tmp_path, train, val, test):
     (tmp_path / "extra").mkdir()
     data = find_images(str(tmp_path))
     assert [len(s) for s in (data.train, data.validation, data.test)] == [40, 50, 60]
-    assert data.left_out == {"the folder extra, which is no split": 1} and not data.cut_splits
+    assert data.left_out == {"the folder extra, which is not a split": 1} and not data.cut_splits
 
 
 def test_a_wrapping_folder_is_opened(tmp_path):
@@ -214,7 +214,7 @@ def too_few(root):
             "There is no folder .*; give an ImageFolder, a table .*, tar shards, hf:NAME, or one",
         ),
         (unknown_in_test, "test has the class 'zebra', which the training images lack"),
-        (one_class, "must hold at least two folders, one a class; it holds 1"),
+        (one_class, "must hold at least two folders, one per class; it holds 1"),
         (empty_in_train, "test has the class 'digit-3', which the training images lack"),
         (two_names, "Valid and val both look like the validation split"),
         (no_train, "val looks like a split, but there is no folder train beside it"),

@@ -112,7 +112,7 @@ def test_a_sheet_shows_images_as_a_network_gets_them(tmp_path):
     assert pixels[14 + 32, 32].tolist() == [255, 0, 0]
     assert pixels[78 + 14 + 32, 32].tolist() == [0, 0, 255]
     assert pixels[14 + 32, 639].tolist() == [255, 255, 255]  # 6 images of a class: no tenth
-    with pytest.raises(UserError, match=r"s.gif is no sheet's name; end it with .png"):
+    with pytest.raises(UserError, match=r"s.gif must end with .png"):
         write_contact_sheet(find_images(str(tmp_path / "data")), tmp_path / "s.gif")
 
 

@@ -136,7 +136,7 @@ def test_a_compressed_or_truncated_archive_is_an_error_in_one_sentence(tmp_path)
     content = path.read_bytes()
     for damaged in (gzip.compress(content), content[:700], b"no archive"):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="a.tar is no tar archive without compression"):
+        with pytest.raises(UserError, match="a.tar is not an uncompressed tar archive"):
             find_images(str(path))
 
 

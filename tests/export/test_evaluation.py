@@ -75,7 +75,9 @@ def test_an_evaluation_is_rendered_as_table_and_as_json(folder, teacher_file):
 def test_data_with_other_classes_or_without_the_split_are_refused(folder, teacher_file, tmp_path):
     other = write_digits(tmp_path / "few" / "train", 4)
     (other / "digit-9").rename(other / "nine")
-    with pytest.raises(UserError, match=r"does not have the classes of .*: 'digit-9' is in one"):
+    with pytest.raises(
+        UserError, match=r"does not have the classes of .*: 'digit-9' is in only one"
+    ):
         evaluate_file(teacher_file, str(tmp_path / "few"))
     (other / "nine").rename(other / "digit-9")
     with pytest.raises(UserError, match="has no test images; give another --split"):
@@ -106,7 +108,7 @@ def test_names_of_classes_are_shown_as_they_are(hostile):
         write_confusion_figure(found, hostile / f"c.{form}")
     assert (hostile / "c.png").read_bytes().startswith(b"\x89PNG")
     assert "<script>" not in (hostile / "c.svg").read_text()
-    with pytest.raises(UserError, match=r"c\.pdf is no figure's name; end it with \.png or"):
+    with pytest.raises(UserError, match=r"c\.pdf must end with \.png or"):
         write_confusion_figure(found, hostile / "c.pdf")
 
 
@@ -119,7 +121,9 @@ def test_images_get_their_likeliest_classes(folder, teacher_file, tmp_path):
     found = evaluate_file(teacher_file, str(folder), "validation")
     assert right == found.metrics["accuracy"]
     (tmp_path / "bad.png").write_text("x")
-    with pytest.raises(UserError, match=r"no readable images: .*bad\.png \(cannot identify"):
+    with pytest.raises(
+        UserError, match=r"These images cannot be read: .*bad\.png \(cannot identify"
+    ):
         predict_images(teacher_file, [tmp_path / "bad.png"])
     with pytest.raises(UserError, match=r"There is no file .*none\.png"):
         predict_images(teacher_file, [tmp_path / "none.png"])

@@ -106,7 +106,7 @@ def test_a_line_that_is_no_event_is_damage_unless_it_is_the_last(folder, line):
     folder.log_path.write_bytes(whole + line.encode() + b"\n")
     assert numbers(folder.load_events()) == [1]
     folder.log_path.write_bytes(whole + line.encode() + b"\n" + whole)
-    with pytest.raises(UserError, match=r"is damaged: line 2 is no event, but others follow"):
+    with pytest.raises(UserError, match=r"is damaged: line 2 is not an event, but others follow"):
         folder.load_events()
 
 
@@ -134,7 +134,7 @@ def test_bytes_of_another_process_are_cut_off(tmp_path):
         log.append(event(2))
         assert numbers(folder.load_events()) == [1, 2]
         folder.log_path.write_bytes(b"")
-        with pytest.raises(RunError, match="was cut by something else"):
+        with pytest.raises(RunError, match="was shortened by another program"):
             log.append(event(3))
 
 
@@ -189,7 +189,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
         part.log_path.write_text("")
         assert not folder.path.exists()
     assert [p.name for p in folder.path.iterdir()] == ["log.jsonl"]
-    with pytest.raises(UserError, match="exists already; .*resume it: kdtune resume"):
+    with pytest.raises(UserError, match="already exists; .*resume it: kdtune resume"):
         with folder.create_atomically() as part:
             part.log_path.write_text("")
     assert [p.name for p in (tmp_path / "results").iterdir()] == ["x"]
@@ -243,7 +243,7 @@ def test_a_folder_with_links_is_refused(tmp_path, name):
     folder = SweepFolder(tmp_path / "x")
     folder.path.mkdir()
     (folder.path / name).symlink_to(tmp_path)
-    with pytest.raises(UserError, match="is a link; a sweep's folder must hold its files"):
+    with pytest.raises(UserError, match="is a link; a sweep's folder must contain its own files"):
         with folder.locked():
             pass
 

@@ -102,7 +102,7 @@ def test_another_machine_resumes_from_the_copy(sweep, copy, said):
         pass
     assert sweep.log_path.read_bytes() == LINE and not sweep.checkpoints_folder.exists()
     assert (sweep.path / "best" / "a.yaml").read_text() == "a: 1\n"
-    assert said == [f"{sweep.path} is fetched from {copy}"]
+    assert said == [f"fetching {sweep.path} from {copy}"]
 
 
 def test_the_longer_log_is_used_and_different_ones_are_refused(sweep, copy, said):
@@ -120,7 +120,7 @@ def test_the_longer_log_is_used_and_different_ones_are_refused(sweep, copy, said
         pass
     sweep.log_path.write_bytes(LINE * 4 + OTHER_LINE)
     copy.write("log.jsonl", LINE * 5)
-    with pytest.raises(UserError, match="continued apart .* away the one"), synced(sweep, said):
+    with pytest.raises(UserError, match="independently .* away the copy"), synced(sweep, said):
         pass
     assert copy.read("log.jsonl") == LINE * 5 and copy.list_files() == ["log.jsonl"]
 
@@ -144,7 +144,7 @@ def test_a_new_sweep_needs_a_new_name(sweep, copy, said):
     with synced(sweep, said, is_new=True):
         pass
     sweep.log_path.write_bytes(LINE * 2)
-    with pytest.raises(UserError, match="holds a sweep already; .*--storage"):
+    with pytest.raises(UserError, match="already holds a sweep; .*--storage"):
         with synced(sweep, said, is_new=True):
             pass
     assert copy.read("log.jsonl") == LINE and copy.list_files() == ["log.jsonl"]
@@ -161,7 +161,7 @@ def test_a_driver_that_renews_its_marker_keeps_others_out(sweep, said, monkeypat
                     pass
             timer.join()
         sync.sync()  # it still has its marker
-    assert len(said) == 1 and "waiting for a sign of life of process" in said[0]
+    assert len(said) == 1 and "waiting to see whether the sweep is still run by process" in said[0]
 
 
 @pytest.mark.parametrize("marker", [OTHER_MARKER, b'{"count": 3}', b"no JSON"])
@@ -222,7 +222,7 @@ def test_a_failure_of_the_storage_is_reported_once_and_made_up_for(sweep, copy, 
         broken.clear()
         sync.sync()
         assert copy.read("log.jsonl") == LINE * 2
-        assert "it is away; the sweep continues" in said[0] and "answers again" in said[1]
+        assert "it is away; the sweep continues" in said[0] and "reachable again" in said[1]
         broken.set()
         sweep.log_path.write_bytes(LINE * 3)
     assert len(said) == 3 and "it lacks the last of the sweep, which is in" in said[2]
@@ -244,7 +244,7 @@ def test_without_a_storage_there_is_no_copy(sweep):
 
 
 def test_the_parent_of_the_sweeps_folder_is_no_storage(sweep):
-    with pytest.raises(UserError, match="is where the sweep's folder is anyway"):
+    with pytest.raises(UserError, match="is the sweep's own folder"):
         with synced_to(sweep, str(sweep.path.parent), True, print):
             pass
 

@@ -88,7 +88,7 @@ def test_random_damage_is_a_sentence_or_harmless(tmp_path):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (text, "is not loaded: it is broken"),
+        (text, "is not loaded: it is damaged"),
         (empty, "is not a readable checkpoint: it is empty|Ran out of input"),
         (cut, "is not a readable checkpoint"),
         (namespace, r"\(argparse\.Namespace\)"),
@@ -225,7 +225,7 @@ def program(path):
         (other_network, r"holds \d+ tensors, the first 'features.0.0.weight' \[16, 3, 3, 3\]"),
         (without_head, "a ResNet that is none of torchvision's: there is no fc.weight; give a ch"),
         (without_a_layer, r"torchvision's: it lacks layer4.1.conv2.weight; give"),
-        (two_networks, "holds 2 networks, net1 and net2: which one is meant"),
+        (two_networks, "holds 2 networks, net1 and net2: save the one"),
         (with_more, "torchvision's: it has besides attention.0.bias and 1 more; give"),
         (of_other_width, r"torchvision's: bn1.bias is \[32\], not \[64\]; give a checkpoint"),
         (whole_module, r"\(torchvision.models.resnet.ResNet\); save the network's state_dict"),

@@ -226,7 +226,7 @@ def test_stages_end_before_each_down_sampling(name, ends):
         ("torchvision:zzz", 32, r"torchvision has no model 'zzz'; its documentation lists \d+"),
         ("torchvison:resnet18", 32, "There is no model 'torchvison:resnet18'; did you mean"),
         ("torchvision:", 32, "There is no model 'torchvision:'"),
-        ("timm:vit_tiny_patch16_224", 40, "it cuts images into patches of 16 px.; take another"),
+        ("timm:vit_tiny_patch16_224", 40, "it cuts images into patches of 16 px.; use another"),
         ("timm:efficientnet_lite0.ra_in1k", 32, "timm has no model"),
     ],
 )

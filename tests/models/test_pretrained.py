@@ -128,7 +128,7 @@ def test_unknown_weights_are_a_sentence(name, weights, sentence):
 def test_weights_that_want_another_normalisation_are_refused():
     name = "torchvision:efficientnet_v2_l"
     with pytest.raises(
-        UserError, match="IMAGENET1K_V1 of .* expect images that are normalised other"
+        UserError, match="IMAGENET1K_V1 of .* expect images that are not normalised"
     ):
         load_pretrained(build_model(NAME, 3, 32), name, "DEFAULT", 3)
 

@@ -182,7 +182,7 @@ def test_cells_that_are_not_there(sweep, tmp_path):
         load_sweep(write_sweep_folder(tmp_path / "u", Sweep()).path).best("at", "A")
     with pytest.raises(UserError, match="There is no folder"):
         load_sweep(tmp_path / "no")
-    with pytest.raises(UserError, match="wants the folder of a sweep"):
+    with pytest.raises(UserError, match="needs the folder of a sweep"):
         load_sweep()
 
 

@@ -21,7 +21,7 @@ def test_the_first_ctrl_c_asks_and_the_second_one_stops(said):
     with InterruptHandler(20, said.append) as interrupts:
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.stop_requested and not interrupts.terminated
-        assert said == ["finishing the running epochs; Ctrl-C again stops at once"]
+        assert said == ["finishing the running epochs; press Ctrl-C again to stop at once"]
         interrupts.check_deadline()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -80,7 +80,7 @@ def test_before_an_epoch_has_ended_the_first_signal_stops_at_once(said, number):
 def test_a_process_that_hangs_after_sigterm_ends_with_its_last_words():
     code = (
         "import os, signal; from kdtune.runtime import signals; signals.OVERDUE_SECONDS = 0.1\n"
-        "with signals.InterruptHandler(0.1, print, last_words=lambda: 'resume it'):\n"
+        "with signals.InterruptHandler(0.1, print, describe_interrupt=lambda: 'resume it'):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    while True: pass"
     )

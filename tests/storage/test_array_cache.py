@@ -331,7 +331,7 @@ def test_a_full_disk_is_an_error(tmp_path):
 
 def test_a_file_in_the_way_is_an_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
         fill(ArrayCache(tmp_path / "file" / "cache"), "x")
 
 

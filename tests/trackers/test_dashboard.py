@@ -142,12 +142,12 @@ def test_wrong_folders_ports_and_missing_packages_are_errors(tmp_path, monkeypat
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(UserError, match="cannot be had: address already in use; give another"):
+        with pytest.raises(UserError, match="is not available: address already in use; use"):
             Dashboard([first]).serve(taken.getsockname()[1])
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     run = CliRunner().invoke(cli, ["dashboard", str(first)])
-    said = "This needs optuna_dashboard, which is not installed: in the folder of kdtune, "
-    assert str(run.exception) == said + "pip install '.[dashboard]'."
+    said = "This needs optuna_dashboard, which is not installed: run "
+    assert str(run.exception) == said + "pip install '.[dashboard]' in the folder of kdtune."
 
 
 def test_the_command_serves_this_machine_until_ctrl_c_and_leaves_nothing(tmp_path, monkeypatch):

@@ -297,9 +297,9 @@ def test_a_mistake_leaves_no_files(folder, teacher_file, tmp_path, mistake):
 @pytest.mark.parametrize("key", ["save_dir", "log_dir"])
 def test_a_folder_that_cannot_be_made_is_found_before_training(folder, tmp_path, capsys, key):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file/x cannot be made: Not a directory"):
+    with pytest.raises(UserError, match="file/x cannot be created: Not a directory"):
         run_training(small_config(folder, **{key: "file/x"}))
-    with pytest.raises(UserError, match="file cannot be made: File exists"):
+    with pytest.raises(UserError, match="file cannot be created: File exists"):
         train_teacher(small_config(folder, method="student"), Path("file/teacher.pth"))
     assert "epoch" not in capsys.readouterr().err
 
@@ -499,7 +499,7 @@ def test_a_teacher_keeps_its_best_weights_in_one_file(folder, tmp_path):
     batches = Batches(decode_images(data.validation, IMAGE_SIZE), data.validation.labels)
     assert evaluate(loaded["model"], batches, config)["accuracy"] == best
     content = out.read_bytes()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         train_teacher(config, out)
     assert out.read_bytes() == content
 

@@ -23,7 +23,7 @@ def test_a_teacher_is_frozen_and_in_eval_mode(teacher_file):
     ("classes", "size", "sentence"),
     [
         (CLASSES[:9], IMAGE_SIZE, "knows 10 classes, but the data have 9"),
-        ((*CLASSES[:9], "zebra"), IMAGE_SIZE, "does not know the class 'zebra' of the data"),
+        ((*CLASSES[:9], "zebra"), IMAGE_SIZE, "not trained on the class 'zebra' of the data"),
         (CLASSES, 32, "was trained at 8 px, but image_size is 32; use image_size 8, or train"),
     ],
 )

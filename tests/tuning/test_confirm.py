@@ -328,7 +328,7 @@ def copy(confirmed, tmp_path):
 
 def runs_of(sweep):
     """Return the table of the runs of a confirmation, without times."""
-    return pd.read_csv(sweep.path / "confirm.csv").drop(columns=["device_seconds", "restarts"])
+    return pd.read_csv(sweep.path / "runs.csv").drop(columns=["device_seconds", "restarts"])
 
 
 @pytest.mark.slow
@@ -376,7 +376,7 @@ class TestConfirmed:
         [row] = pd.read_csv(confirmed.path / "leaderboard.csv").itertuples()
         runs = runs_of(confirmed)
         chosen = runs[runs.chosen]
-        assert (row.status, row.seeds_ok, row.test_images) == ("ok", 3, 100)
+        assert (row.status, row.seeds_finished, row.test_images) == ("ok", 3, 100)
         assert row.trial_id == chosen.trial_id.iloc[0]
         assert row.test_accuracy_percent == pytest.approx(100 * chosen.test_accuracy.mean())
         assert row.confirm_epochs == 12 and row.parameters > 0 and row.latency_ms > 0
@@ -384,7 +384,7 @@ class TestConfirmed:
     def test_every_table_can_be_shown(self, confirmed):
         shown = {
             name: table_text(confirmed.path, name, "csv")
-            for name in ("trials", "epochs", "leaderboard", "confirm", "settings", "search_curve")
+            for name in ("trials", "epochs", "leaderboard", "runs", "settings", "search_curve")
         }
         for name, text in shown.items():
             assert (confirmed.path / f"{name}.csv").read_text() == text
@@ -421,8 +421,8 @@ class TestConfirmed:
         [new] = runs[len(before) :].itertuples()
         assert new.chosen and new.seed == 4 and 0 < new.test_accuracy <= 1
         for given, said in (
-            ({"seeds": 3}, "There are 4 seeds already"),
-            ({"top": 3}, "The candidates are the best 2 of each cell, and stay so"),
+            ({"seeds": 3}, "There are already 4 seeds"),
+            ({"top": 3}, "The candidates are the best 2 of each cell and stay so"),
         ):
             with pytest.raises(UserError, match=said):
                 confirm_sweep(copy.path, given)
@@ -437,7 +437,7 @@ class TestConfirmed:
             confirm_sweep(copy.path, {"data": str(data), "seeds": 4})
         lines = copy.log_path.read_bytes().splitlines(keepends=True)
         copy.log_path.write_bytes(b"".join(lines[:-1]))
-        with pytest.raises(UserError, match="is not complete: first run kdtune resume"):
+        with pytest.raises(UserError, match="is not complete: run kdtune resume"):
             confirm_sweep(copy.path)
 
 

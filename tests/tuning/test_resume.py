@@ -362,7 +362,7 @@ def test_a_sweep_that_signals_stopped_is_resumed_and_listens_to_this_machine_alo
         resume_sweep(sweep.path)
     err = end(driver, signal.SIGINT)
     assert driver.returncode == 130
-    assert "finishing the running epochs; Ctrl-C again stops at once" in err
+    assert "finishing the running epochs; press Ctrl-C again to stop at once" in err
     assert "0 trials have ended; to continue: kdtune resume results/x" in err
     for trial_id, (_, accuracies, *_) in outcomes(sweep).items():
         [*_, last] = sorted(p.name for p in (sweep.checkpoints_folder / trial_id).iterdir())

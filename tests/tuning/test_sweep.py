@@ -150,7 +150,7 @@ class TestSmallSweep:
     def test_a_folder_that_exists_is_left_alone(self, small_sweep, monkeypatch):
         monkeypatch.chdir(small_sweep.path.parent.parent)
         before = small_sweep.log_path.read_bytes()
-        with pytest.raises(UserError, match=r"results/small exists already"):
+        with pytest.raises(UserError, match=r"results/small already exists"):
             run_sweep({"name": "small", "data": "digits"})
         assert small_sweep.log_path.read_bytes() == before
 
@@ -164,7 +164,7 @@ class TestSmallSweep:
             ),
             (
                 {"cpus_per_trial": {"Resnet18": 1}},
-                "cpus_per_trial names 'Resnet18', which is no student of this sweep; did you mean",
+                "cpus_per_trial names 'Resnet18', which is not a student of this sweep; did",
             ),
         ],
     )

@@ -73,7 +73,7 @@ def copy(decided, tmp_path):
 def tables_of(sweep):
     """Return trials and runs of a sweep, without times and processes."""
     times = ["device_seconds", "restarts"]
-    tables = [pd.read_csv(sweep.path / f"{name}.csv") for name in ("trials", "confirm")]
+    tables = [pd.read_csv(sweep.path / f"{name}.csv") for name in ("trials", "runs")]
     return [table.drop(columns=[c for c in times if c in table]) for table in tables]
 
 

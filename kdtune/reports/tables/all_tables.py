@@ -49,7 +49,7 @@ def collect_tables(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.Dat
         "rungs": rungs_table(events),
         "settings": settings_table(tables.trials, epochs, spaces, first_rung, chance),
         "loss_scales": loss_scales_table(events),
-        "confirm": tables.runs,
+        "runs": tables.runs,
         "models": tables.models,
         "ship": tables.ship,
         "bad_images": bad_images_table(events),

@@ -47,10 +47,10 @@ class CellData:
     def _deciding_runs(self) -> pd.DataFrame:
         """Runs of the chosen configuration; of the one that diverged least if all diverged."""
         chosen = self.runs[self.runs["chosen"]]
-        if len(chosen) or self.runs.empty or self.runs["status"].isin(["running", "ok"]).any():
+        states = self.runs["state"]
+        if len(chosen) or states.empty or states.isin(["running", "finished"]).any():
             return chosen
-        is_diverged = self.runs["status"] == TrialState.DIVERGED
-        diverged = is_diverged.groupby(self.runs["trial_id"], sort=False).sum()
+        diverged = (states == TrialState.DIVERGED).groupby(self.runs["trial_id"], sort=False).sum()
         return self.runs[self.runs["trial_id"] == diverged.idxmin()] if diverged.min() else chosen
 
     @cached_property
@@ -59,7 +59,7 @@ class CellData:
 
     @cached_property
     def _seeds_diverged(self) -> int:
-        return int((self._deciding_runs["status"] == TrialState.DIVERGED).sum())
+        return int((self._deciding_runs["state"] == TrialState.DIVERGED).sum())
 
     @cached_property
     def _confirm_scores(self) -> pd.Series:
@@ -88,8 +88,8 @@ class CellData:
     def result(self) -> CellResult:
         """The values that the comparison needs."""
         runs = self._deciding_runs
-        ok_runs = runs[runs["chosen"] & (runs["status"] == "ok")]
-        run_ids = zip(ok_runs["seed"], ok_runs["run_id"], strict=True)
+        finished = runs[runs["chosen"] & (runs["state"] == TrialState.FINISHED)]
+        run_ids = zip(finished["seed"], finished["run_id"], strict=True)
         return CellResult(
             correct={seed: self.correct[run] for seed, run in run_ids if run in self.correct},
             seeds_run=len(runs) or self.runs["seed"].nunique(),
@@ -143,7 +143,7 @@ class CellData:
         """Return the columns of the leaderboard about the confirmation."""
         columns: dict[str, object] = {
             "status": self._status(),
-            "seeds_ok": len(self._confirm_scores),
+            "seeds_finished": len(self._confirm_scores),
             "seeds_diverged": self._seeds_diverged,
             "confirm_epochs": self.runs["epochs"].sum(),
             "confirm_device_seconds": self.runs["device_seconds"].sum(),
@@ -172,9 +172,9 @@ class CellData:
         return float(100 * scored["validation_balanced_accuracy"].mean())
 
     def _balanced_columns(self) -> dict[str, object]:
-        ok_runs = self._deciding_runs[self._deciding_runs["status"] == "ok"]
+        finished = self._deciding_runs[self._deciding_runs["state"] == TrialState.FINISHED]
         names = "validation_balanced_accuracy", "test_balanced_accuracy"
-        return {f"{name}_percent": 100 * ok_runs[name].mean() for name in names}
+        return {f"{name}_percent": 100 * finished[name].mean() for name in names}
 
     def _status(self) -> _Status:
         if len(self._deciding_runs):
@@ -207,4 +207,4 @@ class CellData:
 
 
 def _accuracies(runs: pd.DataFrame) -> pd.Series:
-    return runs[runs["status"] == "ok"]["best_validation_accuracy"].dropna()
+    return runs[runs["state"] == TrialState.FINISHED]["best_validation_accuracy"].dropna()

@@ -36,7 +36,7 @@ TRIALS = Table(
     Column("number", "d", "number of the trial in its cell, from 0"),
     Column("origin", TEXT, "`start` (a known good point), `sampler` or `repeat`"),
     Column("candidate", TEXT, "of a repeat: the first trial with its settings, else empty"),
-    Column("state", TEXT, "`finished`, `stopped`, `diverged`, `crashed` or `running`", "status"),
+    Column("state", TEXT, "`finished`, `stopped`, `diverged`, `crashed` or `running`", "state"),
     REASON, RESTARTS, EPOCHS_TRAINED, BEST_VALIDATION, BALANCED_VALIDATION, BEST_EPOCH,
     Column("last_validation_accuracy", "g", "share of 1, of the latest epoch"),
     DEVICE_SECONDS, DEVICE, THREADS,
@@ -76,7 +76,7 @@ RUNS = Table(
     Column("run_id", TEXT, "confirm run"), METHOD, MODEL,
     Column("trial_id", TEXT, "trial of the search that has the same configuration"),
     Column("seed", "d", "number of the seed, from 1, the same in every cell"),
-    Column("status", TEXT, "`ok`, `diverged`, `crashed` or `running`"),
+    Column("state", TEXT, "`finished`, `diverged`, `crashed` or `running`"),
     Column("chosen", FLAG, "true if its configuration was chosen for the cell"),
     EPOCHS_TRAINED, BEST_VALIDATION, BALANCED_VALIDATION, BEST_EPOCH,
     Column("test_accuracy", "g", "share of 1 by the metric; empty if it was not tested"),
@@ -91,7 +91,7 @@ LEADERBOARD = Table(
     "One row per cell, sorted by model, then test accuracy, then best score of the search.",
     MODEL, METHOD,
     Column("status", TEXT, "`ok`; `unstable`: a seed of the chosen configuration diverged; "
-           f"`incomplete`: fewer than {MIN_SEEDS} seeds are ok; `not_confirmed`; `failed`: no "
+           f"`incomplete`: fewer than {MIN_SEEDS} seeds finished; `not_confirmed`; `failed`: no "
            "trial succeeded or all runs diverged; `running`: no trial succeeded yet", "status"),
     Column("rank", "d", "1 + number of better methods on the model; undecided ones tie", "rank"),
     Column("test_accuracy_percent", ".2f", "mean over the seeds of the chosen trial", "test %",
@@ -103,7 +103,7 @@ LEADERBOARD = Table(
     Column("test_balanced_accuracy_percent", ".2f", "mean recall of the classes, mean over the "
            "same seeds", "test balanced %"),
     Column("test_seed_sd_points", ".2f", "standard deviation over the seeds (ddof 1)"),
-    Column("seeds_ok", "d", "finished seeds of the chosen configuration", "seeds"),
+    Column("seeds_finished", "d", "finished seeds of the chosen configuration", "seeds"),
     Column("seeds_diverged", "d", "diverged seeds of the chosen configuration"),
     TEST_IMAGES, Column("validation_images", ",d", "number of validation images"),
     Column("gain_over_student_points", "+.2f", "difference to method `student`", "over student",
@@ -188,10 +188,10 @@ SEARCH_CURVE = Table(
     Column("trials", "d", "n, number of trials that have ended, repeats too"),
     Column("epochs", "d", "epochs of the cell until then, also of running trials"),
     Column("best_percent", ".2f", "best until then, of trials that did not fail in the end and "
-           "are no repeats"),
+           "are not repeats"),
     Column("expected_best_percent", ".2f", "mean best of n of the B ended settings, at random: "
            "Σ_{j=n..B} v_j · C(j − 1, n − 1) / C(B, n), with v ascending; empty for n > B"),
-    Column("expected_epochs", ".1f", "n · mean epochs of a trial that is no repeat"),
+    Column("expected_epochs", ".1f", "n · mean epochs of a trial that is not a repeat"),
 )
 
 RUNGS = Table(
@@ -269,9 +269,9 @@ PLAN = Table(
     Column("actual_over_planned", ".2f", "ratio; empty if the sweep changed", "actual / planned"),
 )
 
-ERRORS = Table(
+FAILURES = Table(
     "One row per frequent reason of failure.",
-    Column("state", TEXT, "`diverged` or `crashed`", "status"),
+    Column("state", TEXT, "`diverged` or `crashed`", "state"),
     Column("reason", TEXT, "reason of the first trial or run that failed so", "in words"),
     Column("trials", "d", "number of trials that failed so", "trials"),
     Column("runs", "d", "number of confirm runs that failed so", "confirming runs"),
@@ -289,13 +289,13 @@ TABLES = {
     "trials": Table(TRIALS.row, *TRIALS.columns, HYPERPARAMETERS, CONFIGURATION),
     "epochs": Table(EPOCHS.row, *EPOCHS.columns, LOSS_PART, WEIGHTED_LOSS_PART),
     "leaderboard": LEADERBOARD, "comparison": COMPARISON, "search_curve": SEARCH_CURVE,
-    "rungs": RUNGS, "settings": SETTINGS, "loss_scales": LOSS_SCALES, "confirm": RUNS,
+    "rungs": RUNGS, "settings": SETTINGS, "loss_scales": LOSS_SCALES, "runs": RUNS,
     "models": MODELS, "ship": SHIP, "bad_images": BAD_IMAGES, "plan": PLAN,
 }
 """The tables of `kdtune.reports.tables.all_tables.collect_tables`, by name."""
 
 TEXT_HEADINGS = {column.heading
                  for table in (LEADERBOARD_VIEW, COMPARISON, SHIP, SETTINGS, LOSS_SCALES,
-                               BAD_IMAGES, ERRORS)
+                               BAD_IMAGES, FAILURES)
                  for column in table.columns if column.heading and column.format == TEXT}
 """Headings over columns of text."""

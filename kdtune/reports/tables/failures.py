@@ -7,30 +7,30 @@ import pandas as pd
 
 from kdtune.log.distributions import is_log_scale
 from kdtune.log.events import FAILED_STATES, SUCCESSFUL_STATES, TrialState
-from kdtune.reports.tables.columns import DIVERGED_SETTINGS, ERRORS
+from kdtune.reports.tables.columns import DIVERGED_SETTINGS, FAILURES
 from kdtune.reports.tables.settings import Spaces, select_searched
 
-_MAX_ERRORS, _MAX_SETTINGS_PER_METHOD = 5, 3
-"""Rows, at most: of the errors, and of a method's settings."""
+_MAX_FAILURES, _MAX_SETTINGS_PER_METHOD = 5, 3
+"""Rows, at most: of the reasons, and of a method's settings."""
 
 
-def errors_table(trials: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Return `ERRORS`; reasons that differ only in numbers count as one.
+def failures_table(trials: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return `FAILURES`; reasons that differ only in numbers count as one.
 
     Args:
         trials: the table `TRIALS`.
         runs: the table `RUNS`.
     """
     columns = ["state", "reason"]
-    runs = runs.rename(columns={"status": "state"})[columns].assign(trials=0, runs=1)
-    trials_and_runs = pd.concat([trials[columns].assign(trials=1, runs=0), runs])
+    counted = trials[columns].assign(trials=1, runs=0), runs[columns].assign(trials=0, runs=1)
+    trials_and_runs = pd.concat(counted)
     failed = trials_and_runs[trials_and_runs["state"].isin(FAILED_STATES)]
     kind = [re.sub(r"\d+", "#", reason) for reason in failed["reason"]]
     grouped = failed.assign(kind=kind).groupby(["state", "kind"], sort=False)
     table = grouped.agg(reason=("reason", "first"), trials=("trials", "sum"), runs=("runs", "sum"))
     frequencies = (table["trials"] + table["runs"]).sort_values(ascending=False, kind="stable")
-    table = table.loc[frequencies.index].head(_MAX_ERRORS).reset_index()
-    return ERRORS.cast(table[ERRORS.names])
+    table = table.loc[frequencies.index].head(_MAX_FAILURES).reset_index()
+    return FAILURES.cast(table[FAILURES.names])
 
 
 def diverged_settings(trials: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:

@@ -141,8 +141,8 @@ class LearningSigns:
             case events.LogOpening():
                 self.opening = self.opening or event
             case events.TrialProposed():
-                taught = event.config.get("teacher_model") is not None
-                self._cells[event.cell].has_teacher = taught
+                has_teacher = event.config.get("teacher_model") is not None
+                self._cells[event.cell].has_teacher = has_teacher
             case events.EpochFinished():
                 best, train_accuracy = self._running.get(event.trial_id, (event, 0.0))
                 is_better = event.best_validation_accuracy > best.best_validation_accuracy
@@ -169,8 +169,8 @@ class LearningSigns:
         if _teacher_guesses(self.opening):
             found.append((Sign.TEACHER_GUESSES, None))
         else:
-            untaught = {cell: s.score for cell, s in judged.items() if not s.has_teacher}
-            best = max(untaught, key=untaught.__getitem__, default=None)
+            scores = {cell: s.score for cell, s in judged.items() if not s.has_teacher}
+            best = max(scores, key=scores.__getitem__, default=None)
             if best is not None and _beats_teacher(self.opening, judged[best]):
                 found.append((Sign.TEACHER_BELOW_STUDENT, best))
         return sorted(found, key=lambda finding: finding[0])

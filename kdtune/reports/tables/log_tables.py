@@ -117,7 +117,6 @@ def runs_table(confirm_events: Iterable[Event]) -> pd.DataFrame:
             "model": run.proposed.model,
             "trial_id": run.proposed.candidate,
             "seed": run.proposed.number,
-            "status": "ok" if run.state is log_events.TrialState.FINISHED else run.state,
             "chosen": chosen.get(run.cell) == run.proposed.candidate,
             "test_accuracy": run.tested.test_accuracy if run.tested else np.nan,
             "test_balanced_accuracy": run.tested.test_balanced_accuracy if run.tested else np.nan,

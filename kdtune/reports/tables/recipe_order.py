@@ -31,7 +31,7 @@ def recipe_sentence(leaderboard: pd.DataFrame, comparison: pd.DataFrame) -> str 
         )
         for recipe, values in by_recipe.items()
     }
-    basis = "by test accuracy" if is_tested else "by search scores, which are no comparison yet"
+    basis = "by test accuracy" if is_tested else "by search scores, which are not a comparison yet"
     names = " and ".join(map(str, orders))
     if len(set(orders.values())) == 1:
         text = f"The order of methods is the same under {names} ({basis}): {[*orders.values()][0]}"

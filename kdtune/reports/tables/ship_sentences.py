@@ -61,7 +61,7 @@ def _describe_search_leader(
         return f"Fewer than 3 seeds are finished, too few to choose: so far {leader}."
     if statuses & {"unstable", "failed"}:
         return f"No confirmed student is without a diverged seed: only {leader}."
-    return f"Not confirmed: {leader}, which is no result yet."
+    return f"Not confirmed: {leader}, which is not a result yet."
 
 
 def _describe_others(others: list[dict[str, Any]]) -> str:

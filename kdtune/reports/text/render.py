@@ -34,11 +34,11 @@ CONFIRM_COLUMNS = (
     "sweep", "model", "rank", "method", "status", "test_accuracy_percent",
     "test_balanced_accuracy_percent",
     "gain_over_student_points", "validation_accuracy_percent", "search_best_percent",
-    "optimism_gap_points", "seeds_ok", "trials_started", "device_hours", "settings",
+    "optimism_gap_points", "seeds_finished", "trials_started", "device_hours", "settings",
 )  # fmt: skip
 """Columns of the printed leaderboard once something is confirmed."""
 
-_TEXT_HEADINGS = ("sweep", "student", "ship", "model", "method", "status", "settings")
+_TEXT_HEADINGS = ("sweep", "student", "ship", "model", "method", "status", "state", "settings")
 """Headings of columns that are aligned left, and never wrapped."""
 
 

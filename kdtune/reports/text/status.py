@@ -121,7 +121,7 @@ def sweep_list_text(folders: Iterable[Path], output_format: str) -> str:
 
 
 def _list_row(row: dict[str, Any]) -> dict[str, str]:
-    shown = {"sweep": row["name"], "status": row["state"]}
+    shown = {"sweep": row["name"], "state": row["state"]}
     if "cells" in row:
         total, best = row["trials_total"], row["search_best_percent"]
         shown |= {"cells": str(row["cells"]), "trials": str(row["trials_ended"])}

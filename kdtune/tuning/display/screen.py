@@ -63,7 +63,7 @@ class Screen:
     def __init__(self, show: str = "live", clock: Callable[[], float] = time.monotonic):
         if show not in LEAST_KIND_BY_MODE:
             suggestion = did_you_mean(show, LEAST_KIND_BY_MODE)
-            raise UserError(f"A sweep cannot be shown '{show}'; {suggestion}.")
+            raise UserError(f"There is no display mode '{show}'; {suggestion}.")
         self._console = _RaisingConsole(stderr=True)
         can_draw = self._console.is_interactive and sys.stderr.isatty()
         if show == "live" and not can_draw and not self._console.is_jupyter:

@@ -119,7 +119,7 @@ class Driver:
             goal: numbers of trials, for the display.
         """
         self.display.start(goal, slots)
-        self.policy.interrupts.last_words = self._describe_interrupt
+        self.policy.interrupts.describe_interrupt = self._describe_interrupt
         self.file_keeper.activate()
         storage, local = self.workplace.checkpoint_storage, self.folder.checkpoints_folder
         checkpoints, plugins = storage or local.absolute(), pack_plugins()

@@ -310,8 +310,8 @@ def _make_absolute(path: str) -> str:
 def _require_utf8(path: str) -> str:
     if printable_path(path) != path:
         raise UserError(
-            f"The path {printable_path(path)} is not plain UTF-8, which Ray cannot take; rename "
-            "it, or give a link to it."
+            f"The path {printable_path(path)} is not plain UTF-8, which Ray cannot handle; "
+            "rename it, or give a link to it."
         )
     return path
 

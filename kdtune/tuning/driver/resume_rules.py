@@ -32,11 +32,11 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
     sweep = requested.model_copy(update={"methods": tuple(methods), "models": tuple(models)})
     if missing_cells := [cell for cell in previous.cells() if cell not in sweep.cells()]:
         raise UserError(
-            f"The sweep has the cell {'-'.join(missing_cells[0])}, and keeps it: methods and "
-            "models can be added when it is resumed, not taken away."
+            f"The sweep has the cell {'-'.join(missing_cells[0])}: on resume, methods and "
+            "models can be added, but not removed."
         )
     if "sampler" in changes and sweep.sampler != previous.sampler:
-        raise UserError(f"The sweep's sampler is {previous.sampler}, and stays so.")
+        raise UserError(f"The sweep's sampler is {previous.sampler} and cannot be changed.")
     if _is_code(sweep.sampler) and "sampler" not in changes:
         raise UserError(
             f"The sweep's sampler is code, and code that a log names is not run: if you trust it, "

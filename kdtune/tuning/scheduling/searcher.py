@@ -71,7 +71,7 @@ class LogSearcher(NotSaved, Searcher):
             return
         known, unplaceable = self._unplaceable, self.slots.unplaceable_models()
         for model in [model for model in unplaceable if model not in known]:
-            self.say(f"no node has room for a trial of {model} any more: they wait for one")
+            self.say(f"no node has room for trials of {model} now: they wait until one has")
         self._known_nodes, self._unplaceable = nodes, unplaceable
 
     def _ray_config(self, trial: ActiveTrial, allocation: Allocation) -> dict[str, Any]:

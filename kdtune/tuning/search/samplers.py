@@ -64,7 +64,7 @@ def make_sampler(name: str, seed: int, **options: Any) -> BaseSampler:
         options: passed to it as well.
     """
     if name == GP_SAMPLER and not KNOWS_RUNNING_TRIALS:
-        raise UserError("The sampler 'gp' needs Optuna 5; take another one, such as 'tpe'.")
+        raise UserError("The sampler 'gp' needs Optuna 5; use another one, such as 'tpe'.")
     factory = (STATELESS_SAMPLERS | STATEFUL_SAMPLERS).get(name) or _import_sampler(name)
     try:
         takes_seed = "seed" in inspect.signature(factory).parameters
@@ -72,12 +72,12 @@ def make_sampler(name: str, seed: int, **options: Any) -> BaseSampler:
             sampler = factory(**({"seed": seed} if takes_seed else {}), **options)
     except Exception as error:  # whatever a class or function may raise
         raise UserError(
-            f"The sampler '{name}' cannot be made: {first_line(error)}; "
-            "give a function of your own that makes it."
+            f"The sampler '{name}' cannot be created: {first_line(error)}; "
+            "give a function of your own that creates it."
         ) from None
     if not isinstance(sampler, BaseSampler):
         returned = type(sampler).__name__
-        raise UserError(f"'{name}' returns no sampler of Optuna's, but a {returned}.")
+        raise UserError(f"'{name}' returns a {returned}, not an Optuna sampler.")
     return sampler
 
 
@@ -98,6 +98,6 @@ def require_finite(space: SearchSpace) -> None:
             if isinstance(distribution, FloatDistribution) and distribution.step is None:
                 raise UserError(
                     f"The sampler 'grid' tries every point, but '{key}' of {space.path} has a "
-                    "continuous range: give it as tune.choice or tune.quniform, or take another "
+                    "continuous range: give it as tune.choice or tune.quniform, or use another "
                     "sampler."
                 )

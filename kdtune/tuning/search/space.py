@@ -97,7 +97,7 @@ class SearchSpace:
         try:
             _validate_space(space)
         except UserError as error:
-            raise UserError(f"The range of {self.method}.{key} is bad: {error}") from None
+            raise UserError(f"The range of {self.method}.{key} is invalid: {error}") from None
         return space
 
     def with_start(self, point: dict[str, Any]) -> Self:
@@ -106,7 +106,7 @@ class SearchSpace:
         try:
             _validate_space(space)
         except UserError as error:
-            raise UserError(f"The start point of {self.method} is bad: {error}") from None
+            raise UserError(f"The start point of {self.method} is invalid: {error}") from None
         return space
 
     def ask_study(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
@@ -212,7 +212,7 @@ def load_plugin_spaces() -> dict[str, SearchSpace]:
             if space.method not in getattr(plugin.content, "METHODS", {}):
                 raise UserError(
                     f"The plug-in {plugin.name} has a search space for '{space.method}', which is "
-                    "not a method of its METHODS; give it with --space."
+                    "not one of its METHODS; give it with --space."
                 )
             spaces[space.method] = space
     return spaces
@@ -231,7 +231,7 @@ def _make_space(path: Path, module: Any) -> SearchSpace:
     try:
         _validate_space(space := _parse_space(path, module))
     except UserError as error:
-        raise UserError(f"The search space {path} is bad: {error}") from None
+        raise UserError(f"The search space {path} is invalid: {error}") from None
     return space
 
 
@@ -265,7 +265,7 @@ def _parse_range(key: str, value: Any) -> ranges.BaseDistribution | None:
     try:
         distribution = to_optuna(value)
     except ValueError as error:
-        raise UserError(f"the range of {key} is bad: {error}") from None
+        raise UserError(f"the range of {key} is invalid: {error}") from None
     return type(distribution)(**{name: _plain(v) for name, v in vars(distribution).items()})
 
 
@@ -305,7 +305,7 @@ def _require_plain_choices(trial: optuna.Trial) -> None:
         for choice in getattr(distribution, "choices", ()):
             if isinstance(choice, np.generic):
                 kind = type(choice).__name__
-                raise UserError(f"{name} has numpy's {kind} as choices: give them by .tolist().")
+                raise UserError(f"{name} has numpy's {kind} as choices: use .tolist().")
 
 
 def serialize_distributions(trial_or_space: optuna.Trial | SearchSpace) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class SharedInputs:
         recorded = earlier_opening and earlier_opening.cache
         if self.decoded.cache is None:
             if recorded and (recorded.augment_views or recorded.methods):
-                raise UserError("The sweep's trials share what the cache holds; it needs one.")
+                raise UserError("A sweep needs a cache, which its trials share.")
             self._require_views_to_mix()
             return
         image_bytes = self.decoded.array_bytes("train")

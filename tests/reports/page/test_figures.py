@@ -16,7 +16,7 @@ from kdtune.reports.page import figures
 from kdtune.reports.page.figures import method_styles
 from kdtune.reports.page.rendering import CSS_VARIABLES, METHOD_STYLES, render_file, render_svg
 from kdtune.reports.tables.comparison import CellResult, select_main_pair
-from kdtune.reports.tables.failures import diverged_settings, errors_table
+from kdtune.reports.tables.failures import diverged_settings, failures_table
 from kdtune.reports.tables.figure_data import (
     accuracy_vs_cost,
     count_outcomes,
@@ -135,7 +135,7 @@ def test_failures():
     counts = count_outcomes(tables.leaderboard).set_index("method")
     assert counts.loc["at"].tolist() == ["A", 3, 0, 2, 1, 0]
     trials = tables.trials.assign(reason=["x"] * 2 + ["at step 12", "at step 7", "oom", "", ""])
-    assert errors_table(trials, tables.runs).values.tolist() == [
+    assert failures_table(trials, tables.runs).values.tolist() == [
         ["diverged", "at step 12", 2, 0],
         ["crashed", "oom", 1, 0],
     ]

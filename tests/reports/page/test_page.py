@@ -78,7 +78,7 @@ def test_the_numbers_are_those_of_the_tables(tmp_path):
     for row, cell in zip(rows, board.itertuples(), strict=True):
         width = f"{cell.test_half_width_points:.2f}"
         assert row["test %"] == f"{cell.test_accuracy_percent:.2f} ± {width}"
-        assert (row["rank"], row["seeds"]) == (str(cell.rank), str(cell.seeds_ok))
+        assert (row["rank"], row["seeds"]) == (str(cell.rank), str(cell.seeds_finished))
     pairs = page.table("pair", "difference, points")
     for row, found in zip(pairs, sweep.tables.comparison.itertuples(), strict=True):
         width = f"{found.half_width_points:.2f}"

@@ -40,7 +40,7 @@ def test_before_it_is_confirmed_there_is_a_row_a_cell_best_first():
         .to_numpy()
         .all()
     )
-    assert table.seeds_ok.tolist() == [0, 0, 0]
+    assert table.seeds_finished.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("events", [[], EVENTS[:1], EVENTS[:2]])
@@ -72,7 +72,7 @@ def test_a_confirmed_cell_by_hand():
     # Wilson's interval of 4 · (75 · 25 / 4 + 612.2) / (347.2 + 612.2) = 4.507 images.
     assert (row.test_low_percent, row.test_high_percent) == pytest.approx(wilson, abs=1e-3)
     assert row.test_half_width_points == pytest.approx((wilson[1] - wilson[0]) / 2, abs=1e-3)
-    assert (row.seeds_ok, row.seeds_diverged, row.test_images, row.validation_images) == (
+    assert (row.seeds_finished, row.seeds_diverged, row.test_images, row.validation_images) == (
         (3, 0, 4, 2000)
     )
     assert (row.validation_accuracy_percent, row.validation_seed_sd_points) == (75, 0)
@@ -194,7 +194,7 @@ def test_statuses(sweep, status, diverged, tested):
     row = sweep.leaderboard.loc["at", "A"]
     assert (row.status, row.seeds_diverged) == (status, diverged)
     assert pd.notna(row.test_accuracy_percent) == tested
-    assert pd.notna(row.test_half_width_points) == (tested and row.seeds_ok >= 3)
+    assert pd.notna(row.test_half_width_points) == (tested and row.seeds_finished >= 3)
 
 
 def test_a_cell_that_failed_makes_its_comparisons_unstable():
@@ -215,7 +215,7 @@ def test_a_lost_file_of_predictions_leaves_the_rest():
     del sweep.correct["at-A-000-seed1"]
     row = sweep.leaderboard.loc["at", "A"]
     assert row.test_accuracy_percent == pytest.approx(90, abs=0.3)
-    assert pd.isna(row.test_half_width_points) and row.seeds_ok == 3
+    assert pd.isna(row.test_half_width_points) and row.seeds_finished == 3
 
 
 def test_a_choice_that_was_never_searched_is_a_sentence():

@@ -115,8 +115,8 @@ def test_epochs():
 def test_runs():
     table = runs_table(CONFIRM_EVENTS)
     assert table.columns.tolist() == RUNS.names
-    assert table[["run_id", "trial_id", "seed", "status", "chosen"]].values.tolist() == [
-        ["at-A-000-seed1", "at-A-000", 1, "ok", True],
+    assert table[["run_id", "trial_id", "seed", "state", "chosen"]].values.tolist() == [
+        ["at-A-000-seed1", "at-A-000", 1, "finished", True],
         ["at-A-000-seed2", "at-A-000", 2, "diverged", True],
         ["at-A-001-seed1", "at-A-001", 1, "crashed", False],
         ["at-A-001-seed2", "at-A-001", 2, "running", False],

@@ -49,7 +49,9 @@ def test_the_mean_over_the_models_gives_the_order():
 
 def test_before_a_test_the_search_gives_the_order():
     sentence = recipe_sentence(board(False, A_seed=(3, 2, 1), A_strong=(3, 2, 1)), NO_PAIRS)
-    assert sentence.endswith("(by search scores, which are no comparison yet): AT, KD, student.")
+    assert sentence.endswith(
+        "(by search scores, which are not a comparison yet): AT, KD, student."
+    )
 
 
 def test_methods_without_a_score_are_left_out():

@@ -222,7 +222,7 @@ FORMS = [
     ([{**BEST, "test_half_width_points": np.nan}, UNKNOWN], {}, "So far validation alone chose "
      "FitNets on A (90.00 %); without its test results nobody can say how sure that is."),
     ([{**BEST, **SEARCHED, "status": "not_confirmed"}], {}, "Not confirmed: FitNets on A leads by "
-     "search score (91.00 %), which is no result yet."),
+     "search score (91.00 %), which is not a result yet."),
     ([{**BEST, **SEARCHED}], {"has_test_images": False}, "Without test images nobody can say how "
      "sure it is: on validation FitNets on A leads by search score (91.00 %)."),
     ([{**BEST, **SEARCHED, "status": "incomplete"}], {}, "Fewer than 3 seeds are finished, too "

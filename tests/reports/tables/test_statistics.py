@@ -1,6 +1,7 @@
 """The intervals and the decision rule, against loops, draws and what is worked out."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, t
 
+from kdtune.reports.page.sections.reading import FORMULAS
 from kdtune.reports.tables.statistics import (
     Estimate,
     accuracy_interval,
@@ -97,6 +99,39 @@ def test_an_interval_by_hand():
     assert found.p_value == pytest.approx(2 * t.sf(125 / 3 / root, found.df))
     assert (found.low + found.high) / 2 == pytest.approx(125 / 3)
     assert found.high - found.low == pytest.approx(2 * found.half_width)
+
+
+def by_formulas(part, given):
+    """Return the values by name of a part of the formulas on a report's page, read as Python."""
+    functions = dict(max=max, sum=np.sum, sqrt=math.sqrt, t=t.ppf, var=lambda x: x.var(ddof=1))
+    values = functions | given
+    for name, formula in re.findall(r"^(\S+) {2,}([^;\n]+)", part, re.MULTILINE):
+        if name not in given:
+            values[name] = eval(formula.replace("^", "**"), {}, values)
+    return values
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_formulas_of_the_page_give_the_intervals(grouped):
+    random = np.random.default_rng(5)
+    of_seeds, of_runs = random.random((2, 1, 4)), random.random((2, 30, 4))
+    right = 100.0 * (random.random((2, 30, 1)) + 0.2 * of_runs + of_seeds < 1.2)
+    groups = [image // 2 for image in range(30)] if grouped else None
+    shared, of_difference, of_accuracy = FORMULAS.values()
+    for x in (right[0] - right[1], right[0]):
+        found = replace(estimate_mean(x, 2.0, groups), level=0.02)
+        if grouped:
+            x = x.reshape(15, 2, 4).mean(axis=1)
+        given = dict(x=x, n=len(x), S=4, v_search=2.0, level=0.02)
+        given |= dict(m=x.mean(), a_i=x.mean(axis=1, keepdims=True), b_s=x.mean(axis=0))
+        values = by_formulas(shared, given)
+        assert found.variance_residual < found.variance_seeds
+        difference = by_formulas(of_difference, values)
+        assert (difference["V"], difference["df"]) == pytest.approx((found.variance, found.df))
+        assert difference["±"] == pytest.approx(found.half_width)
+    accuracy = by_formulas(of_accuracy, values)
+    interval = accuracy_interval(right[0], groups)
+    assert (accuracy["low"], accuracy["high"]) == pytest.approx(interval)
 
 
 def test_seeds_that_agree_leave_infinite_degrees_of_freedom():

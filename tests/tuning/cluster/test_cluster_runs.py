@@ -141,7 +141,7 @@ def test_nodes_die_and_join_and_another_driver_continues_with_the_results_of_one
         assert [getattr(e, figure) for e in logged] == alone_too
     said = (tmp_path / "err").read_text()
     assert "is lost" in said and "has joined, and gets trials" in said
-    assert "is fetched from s3://bucket/results/x" in said
+    assert "from s3://bucket/results/x" in said
     left = store.list_files()
     assert {"log.jsonl", "best/student-MultiBranchNet.pth"} <= set(left)
     assert not [n for n in left if n.startswith("checkpoints") or n == "driver.json"]

@@ -332,7 +332,7 @@ def test_a_sweep_hands_out_trials_that_fit_and_warns_when_none_can(tmp_path):
     assert (second.config["config"]["model"], second.config["allocation"]["node"]) == ("B", "m")
     del nodes[0]
     assert machinery.suggest() is None and machinery.suggest() is None
-    assert machinery.messages == ["no node has room for a trial of A any more: they wait for one"]
+    assert machinery.messages == ["no node has room for trials of A now: they wait until one has"]
     machinery.scheduler.on_trial_error(None, first)  # its node was lost
     nodes.append(Node("o", 3))
     again = machinery.suggest()

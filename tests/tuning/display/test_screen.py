@@ -115,7 +115,7 @@ def test_quiet_is_quiet_for_hours(capsys):
 
 
 def test_an_unknown_way_is_a_sentence():
-    with pytest.raises(UserError, match=r"cannot be shown 'quite'; did you mean 'quiet'\?"):
+    with pytest.raises(UserError, match=r"no display mode 'quite'; did you mean 'quiet'\?"):
         Screen("quite")
 
 

@@ -63,14 +63,14 @@ def test_a_sampler_of_ones_own(tmp_path, monkeypatch):
     assert type(make_sampler("mine.plain", 1)).__name__ == "RandomSampler"
     assert type(make_sampler("mine.Seeded", 1)).__name__ == "Seeded"
     for name, sentence in {
-        "mine.wrong": "'mine.wrong' returns no sampler of Optuna's, but a int",
+        "mine.wrong": "'mine.wrong' returns a int, not an Optuna sampler",
         "mine.gone": "cannot be imported: module 'mine' has no attribute 'gone'",
         "broken.x": "cannot be imported: division by zero",
         "nowhere.x": "cannot be imported: No module named 'nowhere'",
-        "optuna.samplers.GridSampler": "cannot be made: .*missing 1 required positional argument: "
-        "'search_space'; give a function of your own that makes it",
-        "optuna.samplers.BaseSampler": "cannot be made: Can't instantiate abstract class",
-        "mine.raises": "'mine.raises' cannot be made: no licence; give a function",
+        "optuna.samplers.GridSampler": "cannot be created: .*missing 1 required positional "
+        "argument: 'search_space'; give a function of your own that creates it",
+        "optuna.samplers.BaseSampler": "cannot be created: Can't instantiate abstract class",
+        "mine.raises": "'mine.raises' cannot be created: no licence; give a function",
         "tpee": "no sampler 'tpee'; did you mean 'tpe'?",
     }.items():
         with pytest.raises(UserError, match=sentence.replace("?", r"\?")):

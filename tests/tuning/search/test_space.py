@@ -124,7 +124,7 @@ def test_a_conditional_space(write):
         ("METHOD='att'; SPACE={}; START=[]", "no method 'att'; did you mean 'at'"),
         (
             "METHOD='at'; SPACE={'lrr': 1}; START=[]",
-            "is bad: There is no setting 'lrr'; did you mean 'lr'",
+            "is invalid: There is no setting 'lrr'; did you mean 'lr'",
         ),
         ("METHOD='at'; SPACE={'seed': 1}; START=[]", "'seed' has a flag of its own"),
         (
@@ -133,13 +133,13 @@ def test_a_conditional_space(write):
         ),
         (
             "METHOD='at'; SPACE={'lr': tune.uniform(-1, 1)}; START=[]",
-            "is bad: .*lr cannot be -1.0",
+            "is invalid: .*lr cannot be -1.0",
         ),
         (
             "METHOD='at'; SPACE={'lr': tune.uniform(0.1, 1)}; START=[{'lr': 2}]",
             "lr = 2 in START is not a point of the space",
         ),
-        ("METHOD='at'; SPACE={'lr': tune.randn(0, 1)}; START=[]", "the range of lr is bad"),
+        ("METHOD='at'; SPACE={'lr': tune.randn(0, 1)}; START=[]", "the range of lr is invalid"),
         ("METHOD='at'; SPACE={'augment': tune.choice(['x'])}; START=[]", "augment cannot be 'x'"),
         ("METHOD='at'; SPACE=[1]; START=[]", "SPACE must be a dict, or a function"),
         ("METHOD='at'; SPACE={}; START=None", "START must be a list of dicts"),
@@ -152,7 +152,7 @@ def test_a_conditional_space(write):
         ),
         (
             "METHOD='at'; SPACE={'beta': 5.0, 'beta_strength': tune.uniform(1, 2)}; START=[]",
-            "is bad: 'beta_strength' decides 'beta': give only one of them",
+            "is invalid: 'beta_strength' decides 'beta': give only one of them",
         ),
         (
             "METHOD='at'; START=[]\n"
@@ -161,7 +161,7 @@ def test_a_conditional_space(write):
         ),
         (
             "METHOD='at'; SPACE={'beta_strength': tune.uniform(-1, 1)}; START=[]",
-            "is bad: .*beta cannot be -1.0",
+            "is invalid: .*beta cannot be -1.0",
         ),
         ("1 / 0", "cannot be loaded: division by zero"),
         (
@@ -175,7 +175,7 @@ def test_a_conditional_space(write):
         (
             "METHOD='at'; START=[]; import numpy as np\n"
             "def SPACE(trial): trial.suggest_categorical('batch_size', list(np.array([8, 16])))",
-            "batch_size has numpy's int64 as choices: give them by .tolist",
+            "batch_size has numpy's int64 as choices: use .tolist",
         ),
         (
             "METHOD='at'; START=[]; import optuna\ndef SPACE(trial): raise optuna.TrialPruned()",
@@ -283,9 +283,9 @@ def test_a_start_point_outside_a_range_leaves_the_setting_to_the_sampler():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("at.lr=-1:1", "The range of at.lr is bad: .*lr cannot be -"),
+        ("at.lr=-1:1", "The range of at.lr is invalid: .*lr cannot be -"),
         ("at.batch_size=0.5:2", "batch_size is a whole number"),
-        ("at.optimizer=adamw,adamww", "The range of at.optimizer is bad: .*adamww"),
+        ("at.optimizer=adamw,adamww", "The range of at.optimizer is invalid: .*adamww"),
     ],
 )
 def test_a_range_outside_what_a_setting_can_be_is_one_sentence(text, sentence):

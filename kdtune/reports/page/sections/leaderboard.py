@@ -13,11 +13,11 @@ from kdtune.reports.tables.sentences import display_name
 COLUMNS = (
     "sweep", "model", "rank", "method", "test_accuracy_percent", "test_balanced_accuracy_percent",
     "gain_over_student_points",
-    "search_best_percent", "optimism_gap_points", "seeds_ok", "status", "trials_started",
+    "search_best_percent", "optimism_gap_points", "seeds_finished", "status", "trials_started",
     "device_hours", "settings",
 )  # fmt: skip
 
-TEST_COLUMNS = ("rank", "test_accuracy_percent", "optimism_gap_points", "seeds_ok")
+TEST_COLUMNS = ("rank", "test_accuracy_percent", "optimism_gap_points", "seeds_finished")
 
 TEST_CAPTION = (
     "± is the 95 % half width. Methods share a rank if no difference between them is decided. "

@@ -20,17 +20,37 @@ VERSIONS = (
     "kdtune", "python", "torch", "nvidia_driver", "cuda", "cudnn", "ray", "optuna", "platform",
 )  # fmt: skip
 
-FORMULAS = """\
-x[i, s]   100 if image i is classified correctly with seed s, else 0; for a pair A minus B
-          (metric balanced_accuracy: weighted so that classes count alike)
-m         mean of x;  a_i = mean over seeds;  b_s = mean over images;  n images, S seeds
-MS_img    S * var(a),  MS_seed = n * var(b)
+FORMULAS = {
+    "The variances": """\
+x[i, s]   100 if image i is classified correctly with seed s, else 0; for a pair A minus B, mean
+          over the models (metric balanced_accuracy: weighted so that classes count alike)
+n, S      number of images and of seeds; with groups, x of a group is n / images * its sum
+a_i, b_s  means of x over the seeds, and over the images;  m: the mean of x
+MS_img    S * var(a_i)
+MS_seed   n * var(b_s)
 MS_res    sum((x - a_i - b_s + m)^2) / ((n - 1) * (S - 1))
-V         MS_seed / (n * S) + max(MS_img - MS_res, 0) / (n * S) + v_search
-df        V^2 / ((MS_seed / (n * S))^2 / (S - 1))
-±         t(0.975, df) * sqrt(V)
-v_search  luck_A^2 + luck_B^2; luck^2 is, by the model of the cell, the variance of the best of B
-          settings redrawn plus that of what is left to gain; without a model, the former alone"""
+v_img     max(MS_img - MS_res, 0) / (n * S)
+v_seed    max(MS_seed, MS_res) / (n * S)
+v_res     MS_res / (n * S)
+v_pseudo  3 * (100 / (n + 3))^2
+v_search  sum(luck^2) / models^2, over the cells of the pair; luck^2 is, by the model of the cell,
+          the variance of the best of B settings redrawn plus that of what is left to gain;
+          without a model, the former alone""",
+    "The interval of a difference": """\
+level     0.05; with several looks at the test images, that of the look
+V         v_img + v_seed + v_pseudo + v_search
+df        (S - 1) * V^2 / (v_seed^2 - v_res^2); infinite if v_seed equals v_res
+±         t(1 - level / 2, df) * sqrt(V)""",
+    "The interval of an accuracy (Wilson 1927), with N images; ± is half of its width": """\
+V         v_img + v_seed
+df        (S - 1) * V^2 / (v_seed^2 - v_res^2); infinite if v_seed equals v_res
+N         (m * (100 - m) + n * v_pseudo) / (V + v_pseudo)
+q         t(0.975, df)
+root      q * sqrt(m * (100 - m) / N + (50 * q / N)^2)
+low       (m + 50 * q^2 / N - root) / (1 + q^2 / N)
+high      (m + 50 * q^2 / N + root) / (1 + q^2 / N)""",
+}
+"""Formulas by caption; a formula may use those before it."""
 
 
 def reading_section(sweep: LoadedSweep) -> Iterator[Block]:
@@ -54,7 +74,8 @@ def reading_section(sweep: LoadedSweep) -> Iterator[Block]:
         yield Paragraph(f"Differences that these data can show: {text}.")
     if len(sweep.tested_cells):
         yield Paragraph(describe_test_reads(sweep.tables.runs))
-    yield CodeBlock("The interval", FORMULAS, collapsed=True)
+    for caption, formulas in FORMULAS.items():
+        yield CodeBlock(caption, formulas, collapsed=True)
     environment = opening.environment
     versions = ", ".join(f"{n} {environment[n]}" for n in VERSIONS if n in environment)
     yield Paragraph(f"Versions: {versions or 'not known'}.")

@@ -36,7 +36,8 @@ def ship_section(sweep: LoadedSweep) -> Iterator[Block]:
 def _resolution_sentence(sweep: LoadedSweep) -> str:
     """Return which students the seeds and test images cannot tell from the best, and why."""
     compared = sweep.tables.ship.dropna(subset="behind_best_points")
-    seeds = min(sweep.tables.leaderboard["seeds_ok"][sweep.tables.leaderboard["status"] == "ok"])
+    leaderboard = sweep.tables.leaderboard
+    seeds = min(leaderboard["seeds_finished"][leaderboard["status"] == "ok"])
     images = int(sweep.tested_cells["test_images"].max())
     groups = int(compared["independent_images"].max())
     images_text = f"{images:,} test images" + f" in {groups:,} groups" * (groups != images)
@@ -67,7 +68,7 @@ def _figure(sweep: LoadedSweep, points: pd.DataFrame, cost: str) -> FigureBlock:
         accuracy = teacher.test_accuracy if is_test else teacher.validation_accuracy
     figure = plot_accuracy_vs_cost(points, cost, None if accuracy is None else 100 * accuracy)
     best = points.iloc[0]
-    label = "test accuracy" if is_test else "search score, which is no result"
+    label = "test accuracy" if is_test else "search score, which is not a result"
     amount = f"{best[cost]:.2f} ms" if cost == "latency_ms" else f"{best[cost]:,} multiply-adds"
     caption = (
         f"{cell_name(best)}: {label} {best['accuracy_percent']:.1f} %, {amount} for one image."

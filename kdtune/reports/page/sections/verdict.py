@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdtune.log.events import FAILED_STATES
 from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock
 from kdtune.reports.page.figures import plot_verdict
@@ -152,7 +153,7 @@ def _counts_sentence(sweep: LoadedSweep) -> str:
     seeds, looks = pair["seeds"].min(), pair[["look", "looks"]].dropna()
     look = f" (look {looks['look'].iloc[0]} of {looks['looks'].iloc[0]})" if len(looks) else ""
     failed_trials = int(leaderboard[["trials_diverged", "trials_crashed"]].sum().sum())
-    failed_runs = int(sweep.tables.runs["status"].isin(["diverged", "crashed"]).sum())
+    failed_runs = int(sweep.tables.runs["state"].isin(FAILED_STATES).sum())
     images, run_count = sweep.opening_events[0].data.test_images, len(sweep.tables.runs)
     parts = [
         f"{seeds} shared seeds{look}" if seeds else "",
