@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.config.names import file_stem
-from kdtune.config.train import LOADED_DATA_FIELDS, OUTPUT_FIELDS, TrainConfig, layer_names
+from kdtune.config.train import (
+    LOADED_DATA_FIELDS,
+    OUTPUT_FIELDS,
+    TrainConfig,
+    changed_settings,
+    layer_names,
+)
 from kdtune.data.batches import Batch, SeededBatchSampler, TrainingBatches, describe_left_out
 from kdtune.data.decoding import decode_images
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
@@ -334,10 +340,10 @@ def _validate_resume(
     saved, changeable = checkpoint["config"], CHANGEABLE_ON_RESUME
     if config.lr_scheduler in ("cosine", "one_cycle"):  # their course depends on the last epoch
         changeable = changeable - {"epochs"}
-    for key, value in config.model_dump().items():
-        if key not in changeable and saved.get(key) != value:
+    for key, was in changed_settings(saved, config).items():
+        if key not in changeable:
             raise UserError(
-                f"{path} was trained with {key} {saved.get(key)!r}, not {value!r}; "
+                f"{path} was trained with {key} {was!r}, not {getattr(config, key)!r}; "
                 "give the same settings to resume it."
             )
     teacher = "a teacher", saved["teacher_model"] is not None, config.teacher_model is not None

@@ -17,7 +17,10 @@ _CHUNK_IMAGES = 4096  # that are looked at together, to save memory
 
 
 class TeacherCheck(NamedTuple):
-    """Accuracies of a teacher, shares of 1; None on training images without targets of them as they are."""
+    """Accuracies of a teacher, shares of 1.
+
+    On training images it is None without cached targets of these images as they are.
+    """
 
     train_accuracy: float | None
     validation_accuracy: float

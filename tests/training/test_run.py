@@ -260,6 +260,19 @@ def test_a_run_goes_on_only_with_its_own_settings(folder, change, sentence):
         run_training(small_config(folder, resume="checkpoints/x_epoch_1.pth", **settings | change))
 
 
+def test_a_run_goes_on_that_a_version_with_fewer_settings_began(folder):
+    settings = {"method": "dkd", "experiment_name": "x", "epochs": 2, "save_freq": 1}
+    whole = run_training(small_config(folder, **settings))["training_history"]
+    path = Path("checkpoints/x_epoch_1.pth")
+    content = read_checkpoint(path)
+    del content["config"]["cuda_graph"], content["config"]["ema_decay"]
+    write_checkpoint(path, content)
+    config = small_config(folder, **settings, resume=str(path))
+    assert run_training(config)["training_history"][1]["train_loss"] == whole[1]["train_loss"]
+    with pytest.raises(UserError, match="was trained with ema_decay 0.0, not 0.5"):
+        run_training(config.model_copy(update={"ema_decay": 0.5}))
+
+
 def test_more_epochs_would_change_the_course_of_a_cosine(folder):
     settings = {"method": "student", "lr_scheduler": "cosine", "epochs": 2, "save_freq": 1}
     run_training(small_config(folder, experiment_name="x", **settings))

@@ -14,7 +14,7 @@ from kdtune.errors import DiskFullError, GpuLostError
 from kdtune.export.selected_runs import select_best_runs
 from kdtune.log.events import EpochFinished, TrialEnded, TrialProposed
 from kdtune.log.folder import SweepFolder
-from kdtune.models.checkpoints import load_model
+from kdtune.models.checkpoints import load_model, read_checkpoint, write_checkpoint
 from kdtune.reports.tables.leaderboard import build_sweep_tables
 from kdtune.storage.remote import Storage, StorageError
 from kdtune.training.loop import fit
@@ -103,6 +103,13 @@ def test_checkpoints_of_other_settings_are_skipped(folder, tmp_path, always):
     assert TrialCheckpoints(tmp_path, config_of(folder, lr=0.5), ()).load_latest() is None
     elsewhere = config_of(folder).model_copy(update={"data_dir": "/elsewhere", "cache_gb": 1})
     assert TrialCheckpoints(tmp_path, elsewhere, ()).load_latest() is not None
+    for path in list_checkpoints(tmp_path):  # as a version without a setting wrote them
+        content = read_checkpoint(path)
+        del content["config"]["ema_decay"]
+        write_checkpoint(path, content)
+    assert TrialCheckpoints(tmp_path, config_of(folder), ()).load_latest() is not None
+    averaged = config_of(folder, ema_decay=0.5)
+    assert TrialCheckpoints(tmp_path, averaged, ()).load_latest() is None
 
 
 def test_checkpoints_take_a_small_share_of_the_time(folder, tmp_path, monkeypatch):
