@@ -164,7 +164,8 @@ def _by_split(files: list[Path], root: Path) -> dict[str, list[Path]]:
     for file in files:
         splits[split_of(file.relative_to(root).parts)].append(file)
     unnamed = splits.pop(None, [])
-    if not splits and (len(unnamed) == 1 or unnamed[0].suffix != ".csv"):
+    are_parts = all(file.suffix.lower() in (".parquet", SHARD_SUFFIX) for file in unnamed)
+    if not splits and (len(unnamed) == 1 or are_parts):
         return {"train": unnamed}
     if unnamed or "train" not in splits:
         names = ", ".join(printable_path(file.name) for file in files[:6])
