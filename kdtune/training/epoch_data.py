@@ -50,9 +50,7 @@ class EpochData:
     @property
     def class_counts(self) -> list[int]:
         """Numbers of training images by class."""
-        data = self.decoded.data
-        counts: list[int] = np.bincount(data.train.labels, minlength=len(data.classes)).tolist()
-        return counts
+        return self.decoded.data.train.class_counts(len(self.decoded.data.classes))
 
     def train_batches(self, epoch: int) -> Batches:
         """Return the training batches of an epoch, from 1."""
