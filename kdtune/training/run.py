@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.config.names import file_stem
-from kdtune.config.train import LOADED_DATA_FIELDS, OUTPUT_FIELDS, TrainConfig, changed_settings
+from kdtune.config.train import LOADED_DATA_FIELDS, TrainConfig
 from kdtune.data.batches import Batch, SeededBatchSampler, TrainingBatches, describe_left_out
 from kdtune.data.decoding import decode_images
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
@@ -28,15 +28,10 @@ from kdtune.training.epoch import OnStep, evaluate
 from kdtune.training.epoch_data import find_data, open_single_run
 from kdtune.training.loop import fit
 from kdtune.training.maps import MAX_IMAGES
+from kdtune.training.resume import validate_resume
 from kdtune.training.run_files import RunFiles
 from kdtune.training.teacher import load_run_teacher
 from kdtune.training.teacher_check import require_finite
-
-CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {
-    "epochs", "data_dir", "data_root", "image_column", "label_column", "teacher_model",
-    "num_workers", "device",
-}  # fmt: skip
-"""Settings that may change when a run is resumed."""
 
 PREPARING = "decoding images, and computing the teacher's targets if there is one"
 
@@ -97,10 +92,7 @@ def run_training(
     sample_images = _check_first_batches(batches)
     _require_finite_teacher(config, teacher, sample_images)
     history = checkpoint["history"] if checkpoint is not None else []
-    steps: Any = train_loader
-    if data is not None:
-        steps = SeededBatchSampler(len(data.train), config.batch_size, shuffle=True)
-    num_steps = length_hint(steps) or None
+    num_steps = _count_steps(config, data, train_loader)
     files = RunFiles(
         config, classes, teacher, sample_images, resumed_from, history, num_steps, watch.say
     )
@@ -188,7 +180,7 @@ def _open_run(config: TrainConfig, loaders: Loaders, say: Callable[[str], None])
         classes = _numbered_classes(config, teacher, loaders)
     if checkpoint is not None:
         has_validation = data is not None or loaders.get("val_loader") is not None
-        _validate_resume(checkpoint, path, config, classes, has_validation)
+        validate_resume(checkpoint, path, config, classes, has_validation)
     return _OpenedRun(config, data, teacher, classes, checkpoint)
 
 
@@ -198,6 +190,13 @@ def _require_finite_teacher(
     if teacher is not None:
         logits, _ = probe(teacher, normalise(images))
         require_finite(config, {"logits": logits.cpu().numpy()})
+
+
+def _count_steps(config: TrainConfig, data: ImageData | None, loader: object) -> int | None:
+    """Return the number of steps of an epoch; None if the loader does not know it."""
+    if data is not None:
+        return len(SeededBatchSampler(len(data.train), config.batch_size, shuffle=True))
+    return length_hint(loader) or None
 
 
 def _name_run(config: TrainConfig, checkpoint: dict[str, Any] | None) -> TrainConfig:
@@ -330,41 +329,3 @@ def _check_first_batches(batches: RunBatches) -> Tensor:
     if shown is None or None in first_batches:
         raise UserError("There are no images.")
     return shown[0][:MAX_IMAGES].clone()  # not a view, which would keep the whole batch
-
-
-def _validate_resume(
-    checkpoint: dict[str, Any],
-    path: str | None,
-    config: TrainConfig,
-    classes: tuple[str, ...],
-    has_validation: bool,
-) -> None:
-    """Refuse the checkpoint of another run."""
-    if "training" not in checkpoint:
-        raise UserError(f"{path} cannot be resumed: it holds a network, but no run.")
-    saved, changeable = checkpoint["config"], CHANGEABLE_ON_RESUME
-    if config.lr_scheduler in ("cosine", "one_cycle"):  # their course depends on the last epoch
-        changeable = changeable - {"epochs"}
-    for key, was in changed_settings(saved, config).items():
-        if key not in changeable:
-            raise UserError(
-                f"{path} was trained with {key} {was!r}, not {getattr(config, key)!r}; "
-                "give the same settings to resume it."
-            )
-    teacher = "a teacher", saved["teacher_model"] is not None, config.teacher_model is not None
-    images = "validation images", checkpoint["validation_accuracy"] is not None, has_validation
-    for label, was_used, is_used in (teacher, images):
-        if was_used != is_used:
-            then, now = ("with", "without") if was_used else ("without", "with")
-            raise UserError(f"{path} was trained {then} {label}, and cannot be resumed {now}.")
-    if checkpoint["classes"] != list(classes):
-        raise UserError(
-            f"{path} was trained for {len(checkpoint['classes'])} classes, which are not the "
-            f"{len(classes)} of these data; give the same data to resume it."
-        )
-    epoch = checkpoint["training"]["epoch"]
-    if epoch >= config.epochs:
-        raise UserError(
-            f"{path} is at epoch {epoch} of {config.epochs}: nothing is left to train; raise "
-            "epochs to train further."
-        )
