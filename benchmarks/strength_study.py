@@ -110,7 +110,7 @@ def open_setup(name: str, folder: Path, teacher_path: Path) -> tuple[ImageData, 
     """
     setup = SETUPS[name]
     source = DataSource(str(folder / setup.student_folder), None, TRAIN_IMAGES, VALIDATION_IMAGES)
-    data = find_images(*source).without_test()
+    data = find_images(source).without_test()
     teacher = load_teacher(teacher_path, data.classes, setup.image_size)
     return data, teacher, LossScales(data, setup.image_size, teacher, seed=0)
 

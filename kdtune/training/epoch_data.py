@@ -122,7 +122,7 @@ def find_data(
         with_test: False leaves the test images out.
         check_room: call `require_room`, if the image size is known, before images are checked.
     """
-    data = find_images(*config.data_source)
+    data = find_images(config.data_source)
     if not with_test:
         data = data.without_test()
     if not config.skip_bad_images:

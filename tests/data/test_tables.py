@@ -7,6 +7,7 @@ import pytest
 from packed_images import write_parquet
 from PIL import Image
 
+from kdtune.config.data import DataSource
 from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images, load_test_groups
 from kdtune.errors import UserError
@@ -60,9 +61,9 @@ def test_a_folder_of_kaggle_is_read_as_it_is(kaggle):
 
 
 def test_a_column_that_is_named_is_not_missed_in_a_test_table_without_labels(kaggle):
-    assert len(find_images(str(kaggle), label_column="breed").train) == 6
+    assert len(find_images(DataSource(str(kaggle), label_column="breed")).train) == 6
     with pytest.raises(UserError, match="train.csv has no column 'race'"):
-        find_images(str(kaggle), label_column="race")
+        find_images(DataSource(str(kaggle), label_column="race"))
 
 
 def test_groups_of_test_images_are_named_as_in_folders(tmp_path):
@@ -153,7 +154,9 @@ def test_several_labels_are_a_question_that_a_flag_answers(tmp_path, given):
     table = write_csv(tmp_path / "t.csv", ["id", "breed", "group", "year"], rows)
     if given:
         classes = {"breed": ("ant", "cat", "dog"), "group": ("a", "c", "d")}
-        assert find_images(str(table), **given).classes == classes[given["label_column"]]
+        assert (
+            find_images(DataSource(str(table), **given)).classes == classes[given["label_column"]]
+        )
     else:
         with pytest.raises(UserError, match="--label-column: breed, group, year"):
             find_images(str(table))
@@ -181,7 +184,7 @@ def test_a_table_that_is_not_clear_is_an_error_in_one_sentence(tmp_path, header,
 def test_an_unknown_column_is_suggested(tmp_path):
     table = write_csv(tmp_path / "t.csv", ["id", "breed"], [("000", "a")])
     with pytest.raises(UserError, match="no column 'bred'; did you mean 'breed'"):
-        find_images(str(table), label_column="bred")
+        find_images(DataSource(str(table), label_column="bred"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00"])

@@ -60,7 +60,7 @@ class TrainingWorker:
 
     def open_inputs(self, config: TrainConfig) -> None:
         """Open the data and the teacher, which all trials of a process share."""
-        find_images(*config.data_source)
+        find_images(config.data_source)
         if config.teacher_model is not None:
             self._memory.teacher_targets(config)
 
