@@ -26,7 +26,7 @@ from kdtune.runtime.console import say, waiting
 from kdtune.runtime.device import gpu_name
 from kdtune.training.epoch import OnStep, evaluate
 from kdtune.training.epoch_data import find_data, open_single_run
-from kdtune.training.loop import fit
+from kdtune.training.loop import EpochResult, fit
 from kdtune.training.maps import MAX_IMAGES
 from kdtune.training.resume import validate_resume
 from kdtune.training.run_files import RunFiles
@@ -120,23 +120,30 @@ def run_training(
         for result in epochs:
             files.save_epoch(result)
             watch.on_epoch(files.history[-1])
-        model = result.student
-        model.load_state_dict(result.state["best_weights"])
-        files.save_best_weights(result)
-        test_results = None
-        if batches.test is not None:
-            test_results = evaluate(model, batches.test, config)
-            accuracy = 100 * test_results[config.metric]
-            files.say(f"test {accuracy:.2f} %, with the weights of the best epoch")
-        summary = {
-            "experiment_name": config.experiment_name,
-            "best_accuracy": result.best_validation_accuracy,
-            "test_results": test_results,
-            "config": config.model_dump(),
-            "training_history": files.history,
-        }
-        files.write_summary(summary)
-    return {"model": model.eval(), "teacher_model": teacher, **summary}
+        summary = _test_and_summarise(files, result, batches.test)
+    return {"model": result.student.eval(), "teacher_model": teacher, **summary}
+
+
+def _test_and_summarise(
+    files: RunFiles, result: EpochResult, test: Iterable[Batch] | None
+) -> dict[str, Any]:
+    """Give the student of the last epoch the best weights, test it, and write the summary."""
+    config, test_results = files.config, None
+    result.student.load_state_dict(result.state["best_weights"])
+    files.save_best_weights(result)
+    if test is not None:
+        test_results = evaluate(result.student, test, config)
+        accuracy = 100 * test_results[config.metric]
+        files.say(f"test {accuracy:.2f} %, with the weights of the best epoch")
+    summary = {
+        "experiment_name": config.experiment_name,
+        "best_accuracy": result.best_validation_accuracy,
+        "test_results": test_results,
+        "config": config.model_dump(),
+        "training_history": files.history,
+    }
+    files.write_summary(summary)
+    return summary
 
 
 def check_run(config: TrainConfig) -> None:
