@@ -30,9 +30,9 @@ from kdtune.config.data import DataSource
 from kdtune.config.strengths import STRENGTHS as WEIGHT_NAMES
 from kdtune.config.strengths import strengths_to_weights
 from kdtune.config.train import TrainConfig
+from kdtune.data.folders import find_images
 from kdtune.data.splits import ImageData
 from kdtune.errors import DivergedError
-from kdtune.training.epoch_data import find_data
 from kdtune.training.loop import fit
 from kdtune.training.loss_scales import LossScales
 from kdtune.training.run import open_run_batches
@@ -110,7 +110,7 @@ def open_setup(name: str, folder: Path, teacher_path: Path) -> tuple[ImageData, 
     """
     setup = SETUPS[name]
     source = DataSource(str(folder / setup.student_folder), None, TRAIN_IMAGES, VALIDATION_IMAGES)
-    data, _ = find_data(source, skip_bad_images=False, cache_gb=1, with_test=False)
+    data = find_images(source).without_test()
     teacher = load_teacher(teacher_path, data.classes, setup.image_size)
     return data, teacher, LossScales(data, setup.image_size, teacher, seed=0)
 

@@ -4,7 +4,14 @@ from html.parser import HTMLParser
 
 from report_sweeps import Sweep, diverged_seed, four_cells, half_confirmed, one_method, one_model
 
+from kdtune.reports.page.page import write_report
+
 HOSTILE = "<script>alert(1)</script> & a|b \x1b[2J"
+
+
+def render_report(folders):
+    """Write a page into the first folder, and return its text."""
+    return write_report(folders, None, None).read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):

@@ -82,7 +82,8 @@ def confirm_run(trial_id, seed, scores, state="finished"):
     """Yield the events of a confirm run."""
     run = f"{trial_id}-seed{seed}"
     yield proposed(run, seed).model_copy(update={"origin": "confirm", "candidate": trial_id})
-    yield from (epoch(run, number, score) for number, score in enumerate(scores, start=1))
+    for number, score in enumerate(scores, start=1):
+        yield epoch(run, number, score, best=max(scores[:number]))
     if state is not None:
         yield ended(run, state)
 

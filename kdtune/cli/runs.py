@@ -166,7 +166,7 @@ def data(data: str, sheet: Path | None, output_format: str, **source: Any) -> No
     from kdtune.reports.text.data import data_text
 
     config = TrainConfig.parse({"data_dir": data, **options.provided_flags(source)})
-    images = find_images(*config.data_source)
+    images = find_images(config.data_source)
     print(data_text(inspect_images(images, say), output_format), end="")
     if sheet is not None:
         write_contact_sheet(images, sheet)

@@ -22,7 +22,12 @@ Colour = Annotated[str, AfterValidator(_check_colour)]
 
 
 class DataSource(NamedTuple):
-    """Images of a run: the arguments of `kdtune.data.folders.find_images`."""
+    """Images of a run; `DataConfig` describes the fields.
+
+    Attributes:
+        data_dir: a folder, a table, tar shards, ``hf:NAME``, or a key of `DATASET_NAMES` if there
+            is no folder or file of that name.
+    """
 
     data_dir: str
     data_root: str | None = None

@@ -334,6 +334,20 @@ def applicable_settings(method: str, settings: Mapping[str, Any]) -> dict[str, A
     return {k: v for k, v in settings.items() if k in method_keys or k in shared_keys}
 
 
+def changed_settings(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """Return the saved values of settings that differ; one that is not saved had its default.
+
+    Args:
+        saved: settings of a run, maybe of an older version, which had fewer.
+        config: settings of a run now.
+    """
+    defaults = {key: field.default for key, field in TrainConfig.model_fields.items()}
+    was = {**defaults, **(METHOD_DEFAULTS.find(config.method) or {}), **saved}
+    return {
+        key: was.get(key) for key, value in config.model_dump().items() if was.get(key) != value
+    }
+
+
 def hash_settings(settings: Mapping[str, Any]) -> str:
     """Return the SHA-256 of settings without locations and outputs, whatever their order."""
     excluded = LOCATION_FIELDS | OUTPUT_FIELDS

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdtune.config.data import DataSource
 from kdtune.config.data_forms import SHARD_SUFFIX, TABLE_SUFFIXES, data_form, expand_shards
 from kdtune.data.columns import split_of
 from kdtune.data.datasets import load_named_dataset
@@ -27,37 +28,20 @@ GROUPS_FILE = "groups.csv"
 GivenColumns = tuple[str | None, str | None]
 
 
-def find_images(
-    data_dir: str,
-    data_root: str | None = None,
-    train_images: int | None = None,
-    validation_images: int | None = None,
-    test_images: int | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    background: str = "white",
-    bit_depth: int | None = None,
-) -> ImageData:
+def find_images(source: DataSource | str) -> ImageData:
     """Find the images of a data set of any form, and split them.
 
     Args:
-        data_dir: a folder, a table, tar shards, ``hf:NAME``, or a key of `DATASET_NAMES` if there
-            is no folder or file of that name.
-        data_root: folder of named data sets; None: one in the node's cache.
-        train_images: number of training images, see `Split.subset`; all if None.
-        validation_images: number of validation images.
-        test_images: number of test images.
-        image_column: column of a table that names or contains the images; None: found by name.
-        label_column: column of the labels; None: found by name.
-        background: colour on which transparent images are laid.
-        bit_depth: bits of 16-bit images that are used; None: those of some training images.
+        source: the data set; a name or path alone stands for all of its images.
     """
-    dataset = _load_dataset(data_dir, data_root, (image_column, label_column))
+    given = DataSource(source) if isinstance(source, str) else source
+    dataset = _load_dataset(given)
     train = Split(*dataset.train)
     validation = Split(*dataset.validation) if dataset.validation is not None else None
     test = Split(*dataset.test) if dataset.test is not None else None
-    if test_images is not None and test is None and not dataset.cuts_test:
-        raise UserError(f"test_images is {test_images}, but {data_dir} has no test images.")
+    if given.test_images is not None and test is None and not dataset.cuts_test:
+        problem = f"but {given.data_dir} has no test images"
+        raise UserError(f"test_images is {given.test_images}, {problem}.")
     fraction, cut = 0.15, []
     if test is None and dataset.cuts_test:
         train, test = _hold_out(train, fraction)
@@ -66,21 +50,22 @@ def find_images(
     if validation is None:
         train, validation = _hold_out(train, fraction)
         cut.insert(0, "validation")
-    rendering = Rendering(background, bit_depth or measure_bit_depth(train))
+    rendering = Rendering(given.background, given.bit_depth or measure_bit_depth(train))
     data = ImageData(
-        data_dir,
+        given.data_dir,
         dataset.root,
         dataset.classes,
-        train.subset(train_images, "train"),
-        validation.subset(validation_images, "validation"),
-        test.subset(test_images, "test") if test is not None else None,
+        train.subset(given.train_images, "train"),
+        validation.subset(given.validation_images, "validation"),
+        test.subset(given.test_images, "test") if test is not None else None,
         dataset.left_out,
         tuple(cut),
     )
     return data.with_rendering(rendering)
 
 
-def _load_dataset(data: str, data_root: str | None, columns: GivenColumns) -> NamedDataset:
+def _load_dataset(source: DataSource) -> NamedDataset:
+    data, columns = source.data_dir, (source.image_column, source.label_column)
     match data_form(data):
         case "folder":
             return _load_folder(data, _unwrap(Path(data).expanduser()), columns)
@@ -93,7 +78,7 @@ def _load_dataset(data: str, data_root: str | None, columns: GivenColumns) -> Na
         case "hugging_face":
             return load_hugging_face(data, columns)
         case "name":
-            return load_named_dataset(data, data_root)
+            return load_named_dataset(data, source.data_root)
 
 
 def _unwrap(folder: Path) -> Path:
@@ -164,7 +149,8 @@ def _by_split(files: list[Path], root: Path) -> dict[str, list[Path]]:
     for file in files:
         splits[split_of(file.relative_to(root).parts)].append(file)
     unnamed = splits.pop(None, [])
-    if not splits and (len(unnamed) == 1 or unnamed[0].suffix != ".csv"):
+    are_parts = all(file.suffix.lower() in (".parquet", SHARD_SUFFIX) for file in unnamed)
+    if not splits and (len(unnamed) == 1 or are_parts):
         return {"train": unnamed}
     if unnamed or "train" not in splits:
         names = ", ".join(printable_path(file.name) for file in files[:6])

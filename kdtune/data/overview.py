@@ -66,10 +66,7 @@ def inspect_images(data: ImageData, say: Callable[[str], None]) -> dict[str, Any
         for (split, i), found in zip(images, inspected, strict=True)
         if found.reason
     ]
-    class_counts = {
-        name: np.bincount(split.labels, minlength=len(data.classes)).tolist()
-        for name, split in data.splits.items()
-    }
+    class_counts = {n: split.class_counts(len(data.classes)) for n, split in data.splits.items()}
     return {
         "data": data.source,
         "lines": list(data.describe()),

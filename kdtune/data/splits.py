@@ -41,6 +41,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def class_counts(self, num_classes: int) -> list[int]:
+        """Return the number of images of each class."""
+        counts: list[int] = np.bincount(self.labels, minlength=num_classes).tolist()
+        return counts
+
     @cached_property
     def digest(self) -> str:
         """Hash that changes when a file is added, removed, moved or written again."""
@@ -185,13 +190,9 @@ class ImageData:
             "test_images": len(self.test) if self.test else 0,
             "fingerprint": self.fingerprint,
             "test_fingerprint": self.test_fingerprint,
-            "train_class_counts": self._class_counts(self.train),
-            "validation_class_counts": self._class_counts(self.validation),
+            "train_class_counts": self.train.class_counts(len(self.classes)),
+            "validation_class_counts": self.validation.class_counts(len(self.classes)),
         }
-
-    def _class_counts(self, split: Split) -> list[int]:
-        counts: list[int] = np.bincount(split.labels, minlength=len(self.classes)).tolist()
-        return counts
 
     def without_test(self) -> "ImageData":
         """Return the data without the test images."""
@@ -215,7 +216,8 @@ class ImageData:
             f"{printable_path(self.source)}: {total:,} images of {len(self.classes)} classes: "
             f"{counts}{origin}{missing}"
         )
-        ranked = sorted(zip(self._class_counts(self.train), self.classes, strict=True))
+        class_counts = self.train.class_counts(len(self.classes))
+        ranked = sorted(zip(class_counts, self.classes, strict=True))
         (fewest, smallest), (most, largest) = ranked[0], ranked[-1]
         share = f"{100 * most / len(self.train):.1f} % of the train images"
         rest = f"{printable_path(smallest)} has the fewest ({fewest:,})"

@@ -201,7 +201,6 @@ def _read_rows(
     words = table.column(columns.split) if columns.split else [table_split] * len(labels)
     is_packed = columns.image in table.image_columns
     images: Any = table.packed_images(columns.image) if is_packed else table.column(columns.image)
-    labels_by_file: dict[Path, str] = {}
     for image, label, word in zip(images, labels, words, strict=True):
         split = SPLIT_NAMES.get(word.lower())
         if not label:
@@ -212,15 +211,15 @@ def _read_rows(
             yield split, image, label
         elif (file := files.find(image, split)) is None:
             left_out["rows whose file is missing"] += 1
-        elif file not in labels_by_file:
-            labels_by_file[file] = label
+        elif (known := files.labels.get(file)) is None:
+            files.labels[file] = label
             yield split, file, label
-        elif labels_by_file[file] == label:
+        elif known == label:
             left_out["rows that name an image again"] += 1
         else:
             raise UserError(
-                f"{table.shown} gives {printable_path(file)} two labels, {labels_by_file[file]} "
-                f"and {label}; an image can have only one."
+                f"{printable_path(file)} has two labels, {known} and {label} in {table.shown}; an "
+                "image can have only one."
             )
 
 
@@ -230,6 +229,7 @@ class _FileIndex:
     def __init__(self, root: Path):
         self.root = root
         self.listed: list[Path] = []
+        self.labels: dict[Path, str] = {}  # of the files that the tables named so far
 
     @cached_property
     def _files(self) -> dict[str, list[Path]]:

@@ -128,7 +128,7 @@ def _load_comparison_images(folder: SweepFolder) -> tuple[Tensor, str]:
     size = sweep.image_size
     assert size is not None
     try:
-        data, _ = find_data(sweep.data_source, sweep.skip_bad_images, sweep.cache_gb)
+        data, _ = find_data(sweep)
         if data.fingerprint != folder.load_opening_events()[-1].data.fingerprint:
             raise UserError("The data have changed.")
         indices = np.linspace(0, len(data.validation) - 1, count).astype(int).tolist()

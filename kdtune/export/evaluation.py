@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kdtune.config.data import DataSource
+from kdtune.config.train import TrainConfig
 from kdtune.data.batches import EVALUATION_BATCH_SIZE
 from kdtune.data.decoding import decode_images
 from kdtune.data.image_files import list_images
@@ -71,13 +71,7 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def evaluate_file(
-    path: Path,
-    data_dir: str,
-    split: str = "test",
-    trust: bool = False,
-    skip_bad_images: bool = False,
-    cache_gb: float = 20,
-    **source: Any,
+    path: Path, data_dir: str, split: str = "test", trust: bool = False, **settings: Any
 ) -> Evaluation:
     """Measure a network on a split of a data set.
 
@@ -86,13 +80,12 @@ def evaluate_file(
         data_dir: a folder, or the name of a data set.
         split: ``train``, ``validation`` or ``test``, or ``all`` for all images.
         trust: open a file that may run code, too.
-        skip_bad_images: leave out images that cannot be read.
-        cache_gb: size of the node's cache in GB.
-        source: the other fields of `DataSource`.
+        settings: those of `DataConfig`.
     """
     network = open_network(path, trust)
-    source = {**network.description.rendering._asdict(), **source}
-    data, unreadable = find_data(DataSource(data_dir, **source), skip_bad_images, cache_gb)
+    settings = {**network.description.rendering._asdict(), **settings}
+    config = TrainConfig.parse({"data_dir": data_dir, **settings})
+    data, unreadable = find_data(config)
     if unreadable:
         say(f"left out because they cannot be read: {len(unreadable)} images")
     classes, size = network.description.classes, network.description.image_size
@@ -108,7 +101,7 @@ def evaluate_file(
         raise UserError(f"{data_dir} has no {split} images; give another --split.")
     if split in data.cut_splits:
         say(f"the {split} images were split off from {data_dir}; --split all takes all")
-    decoded = open_decoded_dataset(data, size, cache_gb)
+    decoded = open_decoded_dataset(data, size, config.cache_gb)
     require_room(decoded, splits)
     labels = torch.cat([torch.tensor(data.splits[name].labels) for name in splits])
     return _build_evaluation(network, [decoded.pixels(name) for name in splits], labels)

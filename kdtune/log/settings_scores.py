@@ -49,8 +49,7 @@ class SettingsScores:
                 first_trial = self._first_trials[event.trial_id] = event.first_trial_id
                 self._runs[event.cell].setdefault(first_trial, _Runs())
             case events.EpochFinished(trial_id=trial_id, best_validation_accuracy=accuracy):
-                best = self._best_accuracies.get(trial_id, accuracy)
-                self._best_accuracies[trial_id] = max(best, accuracy)
+                self._best_accuracies[trial_id] = accuracy
             case events.TrialEnded():
                 self.models.pop(event.cell, None)
                 self._add_end(event)

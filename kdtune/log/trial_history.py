@@ -32,8 +32,12 @@ class TrialRecord:
 
     @property
     def best_epoch(self) -> events.EpochFinished | None:
-        """The first epoch with the best validation accuracy; None without epochs."""
-        return max(self.epochs, key=lambda epoch: epoch.best_validation_accuracy, default=None)
+        """The first epoch with the last one's best validation accuracy; None without epochs.
+
+        A better one before it was lost: its process died, and the epoch was worse when repeated.
+        """
+        best = self.epochs[-1].best_validation_accuracy if self.epochs else None
+        return next((e for e in self.epochs if e.best_validation_accuracy == best), None)
 
     @property
     def device_seconds(self) -> float:

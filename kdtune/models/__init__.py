@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kdtune.config.names import MODEL_NAMES
 from kdtune.errors import UserError
-from kdtune.models.feature_maps import with_feature_maps
+from kdtune.models.feature_maps import keeping_modes, with_feature_maps
 from kdtune.models.library import LIBRARIES
 from kdtune.plugins import Registry
 
@@ -80,12 +80,8 @@ def probe(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         model: returns logits and features; its modules stay in their modes.
         images: floats [B, 3, H, W], normalised.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with keeping_modes(model):
         return compute_logits_and_features(model.eval(), images)
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def compute_logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -6,7 +6,8 @@ register tokens; maps whose channels come last are permuted. Parameters keep the
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,17 @@ def evenly_spaced(count: int) -> list[int]:
     return [(stage + 1) * count // stages - 1 for stage in range(stages)]
 
 
+@contextmanager
+def keeping_modes(model: nn.Module) -> Iterator[None]:
+    """Put all modules of a network back into their modes, train or eval, after the block."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def run_on_meta(model: nn.Module, image_size: int) -> Any:
     """Return a network's outputs in eval mode on the meta device, which computes shapes only.
 
@@ -39,13 +51,8 @@ def run_on_meta(model: nn.Module, image_size: int) -> Any:
     tensors = [*model.named_parameters(), *model.named_buffers()]  # also those that are not saved
     weights = {key: value.to("meta") for key, value in tensors}
     images = torch.zeros(2, 3, image_size, image_size, device="meta")
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            return torch.func.functional_call(model.eval(), weights, (images,))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with keeping_modes(model), torch.no_grad():
+        return torch.func.functional_call(model.eval(), weights, (images,))
 
 
 def map_side(value: object) -> int:

@@ -17,6 +17,7 @@ from kdtune.models.feature_maps import (
     evenly_spaced,
     find_patch_size,
     find_stage_ends,
+    keeping_modes,
     map_side,
     require_whole_patches,
     run_on_meta,
@@ -166,10 +167,8 @@ def _create_timm(name: str, num_classes: int, image_size: int, **rates: float) -
 
 def _forget_biases(network: nn.Module, keys: object) -> None:
     """Empty what LeViT, EfficientFormer and others compute from weights once in eval mode."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.train()
-    for module, mode in modes:
-        module.training = mode
+    with keeping_modes(network):
+        network.train()
 
 
 def _add_timm_maps(network: nn.Module, name: str, image_size: int) -> nn.Module:

@@ -1,7 +1,7 @@
 """Steps of a run for a loop over epochs of one's own, with the training loop's numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from kdtune.config.train import LOADED_DATA_FIELDS, OUTPUT_FIELDS, TrainConfig
 from kdtune.data.loaders import CheckedLoader, Loader
+from kdtune.data.transforms import normalise
 from kdtune.errors import UserError
 from kdtune.methods.method import Method, TensorsByName
-from kdtune.models import count_classes, require_model
+from kdtune.models import count_classes, probe, require_model
 from kdtune.models.feature_maps import with_feature_maps
 from kdtune.models.on_device import DeviceModel, pick_device
 from kdtune.runtime.console import say
@@ -248,9 +249,10 @@ def evaluate_model(
         config: settings of the model's run, for device and precision.
     """
     settings = TrainConfig.parse({**(config or {}), **({"device": str(device)} if device else {})})
-    num_classes = count_classes(model, settings.image_size)
-    batches = CheckedLoader(test_loader, "test_loader", num_classes=num_classes)
-    return epoch.evaluate(model, batches, settings)
+    batches = CheckedLoader(test_loader, "test_loader")
+    images, _, _ = next(iter(batches))  # the model may take images of their size alone
+    num_classes = probe(model, normalise(images[:1]))[0].shape[1]
+    return epoch.evaluate(model, replace(batches, num_classes=num_classes), settings)
 
 
 def _wrap_loader(

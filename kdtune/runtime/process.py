@@ -6,8 +6,8 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,17 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_ARENA_MAX, 1)  # other arenas are too small
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Have torch compute with one thread in the block, and in threads that start there."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _set_warning_filters(filters: list[Any]) -> None:

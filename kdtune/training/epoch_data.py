@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from kdtune.config.data import DataSource
+from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batches
 from kdtune.data.decoded import DecodedDataset, View, drop_unreadable
@@ -50,9 +50,7 @@ class EpochData:
     @property
     def class_counts(self) -> list[int]:
         """Numbers of training images by class."""
-        data = self.decoded.data
-        counts: list[int] = np.bincount(data.train.labels, minlength=len(data.classes)).tolist()
-        return counts
+        return self.decoded.data.train.class_counts(len(self.decoded.data.classes))
 
     def train_batches(self, epoch: int) -> Batches:
         """Return the training batches of an epoch, from 1."""
@@ -115,33 +113,23 @@ def should_cache_targets(config: TrainConfig) -> bool:
 
 
 def find_data(
-    source: DataSource,
-    skip_bad_images: bool,
-    cache_gb: float,
-    workers: int | None = None,
-    on_progress: OnCacheProgress = lambda progress: None,
-    with_test: bool = True,
-    image_size: int | None = None,
+    config: TrainConfig | SweepConfig, with_test: bool = True, check_room: bool = False
 ) -> tuple[ImageData, list[dict[str, str]]]:
-    """Return the images of a run, and descriptions of those that `drop_unreadable` left out.
+    """Return the images of runs, and descriptions of those that `drop_unreadable` left out.
 
     Args:
-        source: the data set.
-        skip_bad_images: leave out images that cannot be read.
-        cache_gb: size of the cache, which remembers the images that cannot be read.
-        workers: threads that decode; None: one per core.
-        on_progress: called when images are decoded.
+        config: settings of the runs.
         with_test: False leaves the test images out.
-        image_size: in pixels; `require_room` then comes before images are checked.
+        check_room: call `require_room`, if the image size is known, before images are checked.
     """
-    data = find_images(*source)
+    data = find_images(config.data_source)
     if not with_test:
         data = data.without_test()
-    if not skip_bad_images:
+    if not config.skip_bad_images:
         return data, []
-    if image_size is not None:
-        require_room(open_decoded_dataset(data, image_size, cache_gb))
-    return drop_unreadable(data, _open_cache(cache_gb), workers, on_progress)
+    if check_room and config.image_size is not None:
+        require_room(open_decoded_dataset(data, config.image_size, config.cache_gb))
+    return drop_unreadable(data, _open_cache(config.cache_gb))
 
 
 def _open_cache(cache_gb: float) -> ArrayCache | None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain
 
@@ -18,6 +17,7 @@ from kdtune.data.transforms import normalise
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.method import FeatureMaps
 from kdtune.models import MODELS, build_model, compute_logits_and_features, stage_shapes
+from kdtune.runtime.process import single_threaded
 from kdtune.runtime.seeds import derive_seed
 
 NUM_BATCHES, MAX_OUTPUT_BYTES = 4, 64 * 2**20
@@ -27,16 +27,6 @@ _PROBE_WEIGHT = 1e6
 """Weight with which a term is measured: at 1, float32 would round small terms away."""
 
 _Outputs = tuple[Tensor, FeatureMaps]
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class LossScales:
@@ -62,7 +52,7 @@ class LossScales:
         self._student_outputs = lru_cache(maxsize=16)(self._run_student)
         self._teacher_outputs = lru_cache(maxsize=8)(self._run_teacher)
 
-    @_single_threaded()
+    @single_threaded()
     @torch.no_grad()
     def measure(self, config: TrainConfig) -> dict[str, float]:
         """Return, by weight, its term over the classification loss if the weight is 1.

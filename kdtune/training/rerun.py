@@ -11,7 +11,8 @@ from kdtune.plugins import PLUGINS
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.environment import describe_environment
 from kdtune.storage.files import read_yaml
-from kdtune.training.run import RunWatch, check_run, find_run_data, run_training
+from kdtune.training.epoch_data import find_data
+from kdtune.training.run import RunWatch, check_run, run_training
 from kdtune.training.teacher import teacher_sha256
 
 
@@ -66,7 +67,7 @@ def _explain_difference(
     config: TrainConfig, recorded: dict[str, Any], epoch: dict[str, Any]
 ) -> list[str]:
     current = {key: epoch[key] for key in ("device", "threads")}
-    current["data_fingerprint"] = find_run_data(config).fingerprint
+    current["data_fingerprint"] = find_data(config)[0].fingerprint
     if config.teacher_model is not None:
         current["teacher_sha256"] = teacher_sha256(config.teacher_model)
     if isinstance(recorded_environment := recorded.get("environment"), dict):

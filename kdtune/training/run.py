@@ -7,12 +7,11 @@ from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdtune.config.names import file_stem
-from kdtune.config.train import LOADED_DATA_FIELDS, OUTPUT_FIELDS, TrainConfig, layer_names
+from kdtune.config.train import LOADED_DATA_FIELDS, TrainConfig
 from kdtune.data.batches import Batch, SeededBatchSampler, TrainingBatches, describe_left_out
 from kdtune.data.decoding import decode_images
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
@@ -27,17 +26,12 @@ from kdtune.runtime.console import say, waiting
 from kdtune.runtime.device import gpu_name
 from kdtune.training.epoch import OnStep, evaluate
 from kdtune.training.epoch_data import find_data, open_single_run
-from kdtune.training.loop import fit
+from kdtune.training.loop import EpochResult, fit
 from kdtune.training.maps import MAX_IMAGES
+from kdtune.training.resume import validate_resume
 from kdtune.training.run_files import RunFiles
-from kdtune.training.teacher import load_teacher
+from kdtune.training.teacher import load_run_teacher
 from kdtune.training.teacher_check import require_finite
-
-CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {
-    "epochs", "data_dir", "data_root", "image_column", "label_column", "teacher_model",
-    "num_workers", "device",
-}  # fmt: skip
-"""Settings that may change when a run is resumed."""
 
 PREPARING = "decoding images, and computing the teacher's targets if there is one"
 
@@ -90,42 +84,15 @@ def run_training(
         ``experiment_name``.
     """
     watch = watch or RunWatch()
-    METHODS.require(config.method)
-    require_model(config.model)
-    if train_loader is not None:
-        config.require_defaults(LOADED_DATA_FIELDS, "a train_loader of your own")
-    resumed_from = config.resume
-    checkpoint = read_checkpoint(resumed_from) if resumed_from else None
-    config = _name_run(config, checkpoint)
-    data = None
-    if train_loader is None:
-        data = find_run_data(config)
-        for line in data.describe():
-            watch.say(line)
-        config = config.model_copy(update={"bit_depth": data.rendering.bit_depth})
-    classes = data.classes if data is not None else class_names(train_loader)
     loaders = {"train_loader": train_loader, "val_loader": val_loader, "test_loader": test_loader}
-    _require_same_classes(classes, loaders)
-    teacher = None
-    if config.teacher_model is not None:
-        layers, size = layer_names(config.teacher_layers), config.image_size
-        teacher = load_teacher(config.teacher_model, classes, size, layers=layers, say=say)
-    if classes is None:
-        classes = _numbered_classes(config, teacher, loaders)
-    if checkpoint is not None:
-        has_validation = data is not None or val_loader is not None
-        _validate_resume(checkpoint, resumed_from, config, classes, has_validation)
+    resumed_from = config.resume
+    config, data, teacher, classes, checkpoint = _open_run(config, loaders, watch.say)
     with waiting(PREPARING, watch.say):
         batches = open_run_batches(config, data, teacher, classes, loaders, watch.say)
     sample_images = _check_first_batches(batches)
-    if teacher is not None:
-        logits, _ = probe(teacher, normalise(sample_images))
-        require_finite(config, {"logits": logits.cpu().numpy()})
+    _require_finite_teacher(config, teacher, sample_images)
     history = checkpoint["history"] if checkpoint is not None else []
-    steps: Any = train_loader
-    if data is not None:
-        steps = SeededBatchSampler(len(data.train), config.batch_size, shuffle=True)
-    num_steps = length_hint(steps) or None
+    num_steps = _count_steps(config, data, train_loader)
     files = RunFiles(
         config, classes, teacher, sample_images, resumed_from, history, num_steps, watch.say
     )
@@ -153,23 +120,30 @@ def run_training(
         for result in epochs:
             files.save_epoch(result)
             watch.on_epoch(files.history[-1])
-        model = result.student
-        model.load_state_dict(result.state["best_weights"])
-        files.save_best_weights(result)
-        test_results = None
-        if batches.test is not None:
-            test_results = evaluate(model, batches.test, config)
-            accuracy = 100 * test_results[config.metric]
-            files.say(f"test {accuracy:.2f} %, with the weights of the best epoch")
-        summary = {
-            "experiment_name": config.experiment_name,
-            "best_accuracy": result.best_validation_accuracy,
-            "test_results": test_results,
-            "config": config.model_dump(),
-            "training_history": files.history,
-        }
-        files.write_summary(summary)
-    return {"model": model.eval(), "teacher_model": teacher, **summary}
+        summary = _test_and_summarise(files, result, batches.test)
+    return {"model": result.student.eval(), "teacher_model": teacher, **summary}
+
+
+def _test_and_summarise(
+    files: RunFiles, result: EpochResult, test: Iterable[Batch] | None
+) -> dict[str, Any]:
+    """Give the student of the last epoch the best weights, test it, and write the summary."""
+    config, test_results = files.config, None
+    result.student.load_state_dict(result.state["best_weights"])
+    files.save_best_weights(result)
+    if test is not None:
+        test_results = evaluate(result.student, test, config)
+        accuracy = 100 * test_results[config.metric]
+        files.say(f"test {accuracy:.2f} %, with the weights of the best epoch")
+    summary = {
+        "experiment_name": config.experiment_name,
+        "best_accuracy": result.best_validation_accuracy,
+        "test_results": test_results,
+        "config": config.model_dump(),
+        "training_history": files.history,
+    }
+    files.write_summary(summary)
+    return summary
 
 
 def check_run(config: TrainConfig) -> None:
@@ -178,23 +152,58 @@ def check_run(config: TrainConfig) -> None:
     Args:
         config: the run's settings.
     """
-    METHODS.require(config.method)
-    require_model(config.model)
-    data, teacher = find_run_data(config), None
-    for line in data.describe():
-        say(line)
+    config, data, teacher, classes, _ = _open_run(config, {}, say)
+    assert data is not None  # there is no loader
     few = data.validation.select(range(min(MAX_IMAGES, len(data.validation))))
     pixels = torch.from_numpy(decode_images(few, config.image_size))
-    if config.teacher_model is not None:
-        layers, size = layer_names(config.teacher_layers), config.image_size
-        teacher = load_teacher(config.teacher_model, data.classes, size, layers=layers, say=say)
-        logits, _ = probe(teacher, normalise(pixels))
+    _require_finite_teacher(config, teacher, pixels)
+    counts = data.train.class_counts(len(classes))
+    fit(config, (), None, num_classes=len(classes), class_counts=counts, teacher=teacher)
+
+
+class _OpenedRun(NamedTuple):
+    config: TrainConfig  # complete
+    data: ImageData | None  # None if there is a training loader
+    teacher: nn.Module | None
+    classes: tuple[str, ...]
+    checkpoint: dict[str, Any] | None  # of the run that is resumed
+
+
+def _open_run(config: TrainConfig, loaders: Loaders, say: Callable[[str], None]) -> _OpenedRun:
+    """Check the settings of a run, and find its data, its teacher and the run that it resumes."""
+    METHODS.require(config.method)
+    require_model(config.model)
+    if (train_loader := loaders.get("train_loader")) is not None:
+        config.require_defaults(LOADED_DATA_FIELDS, "a train_loader of your own")
+    path, data = config.resume, None
+    checkpoint = read_checkpoint(path) if path else None
+    config = _name_run(config, checkpoint)
+    if train_loader is None:
+        config, data = find_run_data(config, say)
+    classes = data.classes if data is not None else class_names(train_loader)
+    _require_same_classes(classes, loaders)
+    teacher = load_run_teacher(config, classes, say)
+    if classes is None:
+        classes = _numbered_classes(config, teacher, loaders)
+    if checkpoint is not None:
+        has_validation = data is not None or loaders.get("val_loader") is not None
+        validate_resume(checkpoint, path, config, classes, has_validation)
+    return _OpenedRun(config, data, teacher, classes, checkpoint)
+
+
+def _require_finite_teacher(
+    config: TrainConfig, teacher: nn.Module | None, images: Tensor
+) -> None:
+    if teacher is not None:
+        logits, _ = probe(teacher, normalise(images))
         require_finite(config, {"logits": logits.cpu().numpy()})
-    if config.resume is not None:
-        checkpoint = read_checkpoint(config.resume)
-        _validate_resume(checkpoint, config.resume, config, data.classes, has_validation=True)
-    counts = np.bincount(data.train.labels, minlength=len(data.classes)).tolist()
-    fit(config, (), None, num_classes=len(data.classes), class_counts=counts, teacher=teacher)
+
+
+def _count_steps(config: TrainConfig, data: ImageData | None, loader: object) -> int | None:
+    """Return the number of steps of an epoch; None if the loader does not know it."""
+    if data is not None:
+        return len(SeededBatchSampler(len(data.train), config.batch_size, shuffle=True))
+    return length_hint(loader) or None
 
 
 def _name_run(config: TrainConfig, checkpoint: dict[str, Any] | None) -> TrainConfig:
@@ -209,14 +218,22 @@ def _name_run(config: TrainConfig, checkpoint: dict[str, Any] | None) -> TrainCo
     return config.model_copy(update={"experiment_name": name, "resume": None})
 
 
-def find_run_data(config: TrainConfig) -> ImageData:
-    """Find the images of a run, and tell the user which ones are left out."""
-    inputs = config.data_source, config.skip_bad_images, config.cache_gb
-    data, unreadable = find_data(*inputs, image_size=config.image_size)
+def find_run_data(
+    config: TrainConfig, say: Callable[[str], None]
+) -> tuple[TrainConfig, ImageData]:
+    """Find and describe the images of a run; return its settings with their bit depth, and them.
+
+    Args:
+        config: the run's settings.
+        say: takes lines about the images, and about those that are left out.
+    """
+    data, unreadable = find_data(config, check_room=True)
     if unreadable:
         descriptions = "; ".join(f"{image['file']} ({image['reason']})" for image in unreadable)
         say(f"left out because they cannot be read: {descriptions}")
-    return data
+    for line in data.describe():
+        say(line)
+    return config.model_copy(update={"bit_depth": data.rendering.bit_depth}), data
 
 
 def _require_same_classes(classes: tuple[str, ...] | None, loaders: Loaders) -> None:
@@ -319,41 +336,3 @@ def _check_first_batches(batches: RunBatches) -> Tensor:
     if shown is None or None in first_batches:
         raise UserError("There are no images.")
     return shown[0][:MAX_IMAGES].clone()  # not a view, which would keep the whole batch
-
-
-def _validate_resume(
-    checkpoint: dict[str, Any],
-    path: str | None,
-    config: TrainConfig,
-    classes: tuple[str, ...],
-    has_validation: bool,
-) -> None:
-    """Refuse the checkpoint of another run."""
-    if "training" not in checkpoint:
-        raise UserError(f"{path} cannot be resumed: it holds a network, but no run.")
-    saved, changeable = checkpoint["config"], CHANGEABLE_ON_RESUME
-    if config.lr_scheduler in ("cosine", "one_cycle"):  # their course depends on the last epoch
-        changeable = changeable - {"epochs"}
-    for key, value in config.model_dump().items():
-        if key not in changeable and saved.get(key) != value:
-            raise UserError(
-                f"{path} was trained with {key} {saved.get(key)!r}, not {value!r}; "
-                "give the same settings to resume it."
-            )
-    teacher = "a teacher", saved["teacher_model"] is not None, config.teacher_model is not None
-    images = "validation images", checkpoint["validation_accuracy"] is not None, has_validation
-    for label, was_used, is_used in (teacher, images):
-        if was_used != is_used:
-            then, now = ("with", "without") if was_used else ("without", "with")
-            raise UserError(f"{path} was trained {then} {label}, and cannot be resumed {now}.")
-    if checkpoint["classes"] != list(classes):
-        raise UserError(
-            f"{path} was trained for {len(checkpoint['classes'])} classes, which are not the "
-            f"{len(classes)} of these data; give the same data to resume it."
-        )
-    epoch = checkpoint["training"]["epoch"]
-    if epoch >= config.epochs:
-        raise UserError(
-            f"{path} is at epoch {epoch} of {config.epochs}: nothing is left to train; raise "
-            "epochs to train further."
-        )

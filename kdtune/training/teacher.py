@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from kdtune.config.names import split_teacher
+from kdtune.config.train import TrainConfig, layer_names
 from kdtune.errors import UserError
 from kdtune.models.checkpoints import load_model
 
@@ -56,6 +57,24 @@ def load_teacher(
         say(loaded["note"])
     model: nn.Module = loaded["model"]
     return model.requires_grad_(False)
+
+
+def load_run_teacher(
+    config: TrainConfig,
+    classes: tuple[str, ...] | None,
+    say: Callable[[str], None] = lambda line: None,
+) -> nn.Module | None:
+    """Load the teacher of a run with `load_teacher`; return None if it has none.
+
+    Args:
+        config: the run's settings.
+        classes: the data's class names; None if it has no names.
+        say: takes a line about other networks in the file.
+    """
+    if config.teacher_model is None:
+        return None
+    layers, size = layer_names(config.teacher_layers), config.image_size
+    return load_teacher(config.teacher_model, classes, size, layers=layers, say=say)
 
 
 def _load(

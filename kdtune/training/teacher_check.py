@@ -17,7 +17,10 @@ _CHUNK_IMAGES = 4096  # that are looked at together, to save memory
 
 
 class TeacherCheck(NamedTuple):
-    """Accuracies of a teacher, shares of 1; None on training images without cached targets."""
+    """Accuracies of a teacher, shares of 1.
+
+    On training images it is None without cached targets of these images as they are.
+    """
 
     train_accuracy: float | None
     validation_accuracy: float
@@ -44,7 +47,7 @@ def check_teacher(
         config: gives path of the teacher, device and precision.
         validation: batches of the validation images.
         train_labels: of the training images.
-        targets: cached targets of the training images, by name; empty if the teacher runs live.
+        targets: cached targets of the training images as they are, by name; empty without any.
     """
     require_finite(config, targets)
     logits, labels = _compute_logits(teacher, config, validation)

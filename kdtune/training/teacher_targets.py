@@ -27,6 +27,7 @@ from kdtune.methods.method import Method, StageShapes, TensorsByName
 from kdtune.models import probe, stage_shapes
 from kdtune.models.on_device import DeviceModel, pick_device, pick_precision
 from kdtune.runtime.device import copy_to_gpu, is_gpu, iter_on_host
+from kdtune.runtime.process import single_threaded
 from kdtune.storage.array_cache import ArrayCache, CacheKey, CreateArray, OnCacheProgress
 
 TEACHER_BATCH_SIZE = 64
@@ -242,14 +243,9 @@ def _fill_in_threads(
             arrays[name][batch] = value.cpu().numpy()
         return overflows
 
-    threads = torch.get_num_threads()
     workers = limit_workers(MAX_THREADS) if device.type == "cpu" else 1
-    torch.set_num_threads(1)  # the threads below inherit this
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(fill_batch, range(0, len(pixels), batch_size)))
-    finally:
-        torch.set_num_threads(threads)
+    with single_threaded(), ThreadPoolExecutor(workers) as pool:  # its threads inherit this
+        return list(pool.map(fill_batch, range(0, len(pixels), batch_size)))
 
 
 def _fill_on_gpu(

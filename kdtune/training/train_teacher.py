@@ -45,10 +45,7 @@ def train_teacher(
     if threads is not None:
         torch.set_num_threads(threads)
     make_folder(out.parent)
-    data = find_run_data(config)
-    for line in data.describe():
-        say(line)
-    config = config.model_copy(update={"bit_depth": data.rendering.bit_depth})
+    config, data = find_run_data(config, say)
     classes = list(data.classes)
     if config.weights is not None:  # refused, if at all, before images are decoded
         model = build_model(config.model, len(classes), config.image_size)

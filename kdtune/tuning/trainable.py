@@ -11,7 +11,7 @@ import ray
 from ray import tune
 
 from kdtune.config.strengths import STRENGTHS, strengths_to_weights
-from kdtune.config.train import TrainConfig, layer_names
+from kdtune.config.train import TrainConfig
 from kdtune.methods import METHODS
 from kdtune.models import require_model
 from kdtune.models.checkpoints import read_checkpoint
@@ -20,7 +20,7 @@ from kdtune.runtime.device import limit_gpu_memory
 from kdtune.training.epoch_data import find_data, open_single_run
 from kdtune.training.loop import EpochResult, fit
 from kdtune.training.loss_scales import LossScales
-from kdtune.training.teacher import load_teacher
+from kdtune.training.teacher import load_run_teacher
 from kdtune.tuning.trials.trial_checkpoints import resumable_state, save_epoch
 from kdtune.tuning.trials.trial_process import hide_unassigned_gpus
 
@@ -55,15 +55,12 @@ def _train(settings: dict[str, Any]) -> None:
     config = TrainConfig.parse(strengths_to_weights(settings, loss_scales={}))
     METHODS.require(config.method)
     require_model(config.model)
-    source = config.data_source, config.skip_bad_images, config.cache_gb
-    data, _ = find_data(*source, with_test=False)
-    teacher = None
-    if config.teacher_model is not None:
-        layers, size = layer_names(config.teacher_layers), config.image_size
-        teacher = load_teacher(config.teacher_model, data.classes, size, layers=layers)
-        if STRENGTHS.keys() & settings.keys() and METHODS[config.method].uses_teacher:
-            scales = LossScales(data, config.image_size, teacher, SCALES_SEED).measure(config)
-            config = TrainConfig.parse(strengths_to_weights(settings, scales))
+    data, _ = find_data(config, with_test=False)
+    teacher = load_run_teacher(config, data.classes)
+    has_strengths = STRENGTHS.keys() & settings.keys() and METHODS[config.method].uses_teacher
+    if teacher is not None and has_strengths:
+        scales = LossScales(data, config.image_size, teacher, SCALES_SEED).measure(config)
+        config = TrainConfig.parse(strengths_to_weights(settings, scales))
     batches = open_single_run(config, data, teacher, say)
     epochs = fit(
         config,

@@ -18,6 +18,7 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from kdtune.cli.commands import cli
+from kdtune.config.data import DataSource
 from kdtune.config.sweep import SweepConfig
 from kdtune.data.datasets import NAMED_DATASETS
 from kdtune.data.decoded import DecodedDataset
@@ -88,7 +89,7 @@ def counts(data):
 
 
 def test_the_official_test_split_is_kept_and_validation_is_held_out_from_train(tmp_path):
-    data = find_images("fashion-mnist", str(write_fashion_mnist(tmp_path)))
+    data = find_images(DataSource("fashion-mnist", str(write_fashion_mnist(tmp_path))))
     assert counts(data) == [80, 20, 30]  # 15 % of ten, rounded, of each class
     assert data.classes[0] == "T-shirt/top" and len(data.classes) == 10
     assert data.test.images[0].shape == (28, 28) and data.test.labels == [*range(10)] * 3
@@ -97,7 +98,7 @@ def test_the_official_test_split_is_kept_and_validation_is_held_out_from_train(t
 
 
 def test_arrays_are_decoded_like_files(tmp_path):
-    data = find_images("fashion-mnist", str(write_fashion_mnist(tmp_path)))
+    data = find_images(DataSource("fashion-mnist", str(write_fashion_mnist(tmp_path))))
     decoded = DecodedDataset(data, 28, None, 1).pixels("train")
     assert decoded.shape == (80, 3, 28, 28)
     assert (decoded[3] == data.train.images[3]).all()
@@ -111,7 +112,7 @@ def test_the_default_folder_is_in_the_cache(tmp_path, monkeypatch):
 
 def test_cifar10_is_read_from_its_own_format(tmp_path, monkeypatch):
     write_cifar10(tmp_path, monkeypatch)
-    data = find_images("cifar10", str(tmp_path))
+    data = find_images(DataSource("cifar10", str(tmp_path)))
     assert counts(data) == [80, 20, 20] and data.classes[3] == "c3"
     assert data.train.images[0].shape == (32, 32, 3)
 
@@ -128,7 +129,7 @@ def test_a_pickle_with_another_md5_sum_is_not_opened(tmp_path, monkeypatch):
     folder = write_cifar10(tmp_path, monkeypatch)
     (folder / "data_batch_1").write_bytes(pickle.dumps(_Runs(tmp_path / "ran")))
     with pytest.raises(UserError, match="is not in .* or is damaged there"):
-        find_images("cifar10", str(tmp_path))
+        find_images(DataSource("cifar10", str(tmp_path)))
     assert not (tmp_path / "ran").exists()
 
 
@@ -143,11 +144,11 @@ def test_an_official_validation_split_stays_and_files_stay_files(tmp_path, monke
         for key, name in (("label", "imagelabels.mat"), ("setid", "setid.mat"))
     }
     monkeypatch.setattr(datasets.Flowers102, "_file_dict", files)
-    data = find_images("flowers102", str(tmp_path))
+    data = find_images(DataSource("flowers102", str(tmp_path)))
     assert counts(data) == [4, 2, 3]
     assert data.validation.images == [folder / "jpg" / name for name in names[4:6]]
     assert data.validation.labels == [0, 1] and len(data.classes) == 102
-    assert find_images("flowers102", str(tmp_path)).fingerprint == data.fingerprint
+    assert find_images(DataSource("flowers102", str(tmp_path))).fingerprint == data.fingerprint
 
 
 def test_pets_stay_files(tmp_path):
@@ -158,7 +159,7 @@ def test_pets_stay_files(tmp_path):
     lines = [f"{name} {1 + name.startswith('Birman')} 1 1\n" for name in names]
     for split, part in (("trainval", lines[:6] + lines[8:14]), ("test", lines[6:8] + lines[14:])):
         (pets / "annotations" / f"{split}.txt").write_text("".join(part))
-    data = find_images("oxford-iiit-pet", str(tmp_path))
+    data = find_images(DataSource("oxford-iiit-pet", str(tmp_path)))
     assert counts(data) == [10, 2, 4] and data.classes == ("Beagle", "Birman")
     assert data.test.images[0] == pets / "images" / "Beagle_6.jpg"
 
@@ -174,14 +175,14 @@ def test_channels_first_become_last(tmp_path, monkeypatch):
         )
         sums[split] = ["", f"{split}_32x32.mat", md5(tmp_path / f"{split}_32x32.mat")]
     monkeypatch.setattr(datasets.SVHN, "split_list", sums)
-    data = find_images("svhn", str(tmp_path))
+    data = find_images(DataSource("svhn", str(tmp_path)))
     assert counts(data) == [12, 2, 2] and data.test.images[0][0, 1].tolist() == [0, 0, 5]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED_DATASETS if name != "digits"])
 def test_a_failed_download_is_an_error_in_one_sentence(name, tmp_path, capfd):
     with pytest.raises(UserError) as caught:
-        find_images(name, str(tmp_path / "sets"))
+        find_images(DataSource(name, str(tmp_path / "sets")))
     sentence = str(caught.value)
     assert sentence.startswith(f"The data set {name} is not in {tmp_path}/sets, or is damaged")
     assert "no route to host" in sentence and "--data-root" in sentence
@@ -204,11 +205,11 @@ def test_an_interrupted_download_is_not_mistaken_for_a_smaller_set(tmp_path, mon
     archives = "torchvision.datasets.imagenette.download_and_extract_archive"
     monkeypatch.setattr(archives, cut)
     with pytest.raises(UserError if end is OSError else end):
-        find_images("imagenette", str(tmp_path))
+        find_images(DataSource("imagenette", str(tmp_path)))
     with pytest.raises(UserError, match="not finished: remove .*/.imagenette.unfinished, then"):
-        find_images("imagenette", str(tmp_path))
+        find_images(DataSource("imagenette", str(tmp_path)))
     (tmp_path / ".imagenette.unfinished").unlink()
-    assert counts(find_images("imagenette", str(tmp_path))) == [12, 2, 14]
+    assert counts(find_images(DataSource("imagenette", str(tmp_path)))) == [12, 2, 14]
 
 
 def test_a_second_process_waits_for_a_running_download(tmp_path, monkeypatch):
@@ -223,9 +224,9 @@ def test_a_second_process_waits_for_a_running_download(tmp_path, monkeypatch):
     archives = "torchvision.datasets.imagenette.download_and_extract_archive"
     monkeypatch.setattr(archives, slowly)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(find_images, "imagenette", str(tmp_path))
+        first = pool.submit(find_images, DataSource("imagenette", str(tmp_path)))
         assert begun.wait(10)
-        second = pool.submit(find_images, "imagenette", str(tmp_path))
+        second = pool.submit(find_images, DataSource("imagenette", str(tmp_path)))
         assert not wait_for([second], timeout=0.2).done
         wait.set()
         assert counts(first.result()) == counts(second.result()) == [24, 4, 28]
@@ -235,7 +236,7 @@ def test_a_second_process_waits_for_a_running_download(tmp_path, monkeypatch):
 def test_a_truncated_file_is_an_error_in_one_sentence(tmp_path):
     (tmp_path / "usps.bz2").write_bytes(bz2.compress(bytes(10_000))[:40])
     with pytest.raises(UserError, match="usps is not in .* or is damaged there"):
-        find_images("usps", str(tmp_path))
+        find_images(DataSource("usps", str(tmp_path)))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED_DATASETS if name != "digits"])
@@ -258,19 +259,21 @@ def test_a_folder_comes_before_a_name(tmp_path, monkeypatch, folder):
 
 
 def test_a_subset_is_stratified():
-    data = find_images("digits", None, 100, 50, 30)
+    data = find_images(DataSource("digits", None, 100, 50, 30))
     assert counts(data) == [100, 50, 30]
     whole = find_images("digits")
     for part, all_of_it in ((data.train, whole.train), (data.test, whole.test)):
         shares = np.bincount(all_of_it.labels) / len(all_of_it) * len(part)
         assert (abs(np.bincount(part.labels) - shares) < 1).all()
     assert data.fingerprint != whole.fingerprint != ""
-    assert data.fingerprint == find_images("digits", None, 100, 50, 30).fingerprint
+    assert data.fingerprint == find_images(DataSource("digits", None, 100, 50, 30)).fingerprint
     assert data.test_fingerprint != whole.test_fingerprint
 
 
 def test_a_smaller_subset_is_part_of_a_larger_one(folder):
-    smaller, larger = (find_images(str(folder), train_images=n).train for n in (20, 55))
+    smaller, larger = (
+        find_images(DataSource(str(folder), train_images=n)).train for n in (20, 55)
+    )
     assert set(smaller.images) < set(larger.images)
     assert np.bincount(smaller.labels).tolist() == [2] * 10
     assert larger.images == sorted(larger.images)
@@ -281,7 +284,10 @@ def test_a_subset_has_at_least_one_image_of_a_rare_class(tmp_path, folder):
         (tmp_path / source.name).mkdir()
         for file in sorted(source.iterdir())[: 1 if source.name == "digit-3" else None]:
             (tmp_path / source.name / file.name).symlink_to(file)
-    assert np.bincount(find_images(str(tmp_path), train_images=10).train.labels).min() == 1
+    assert (
+        np.bincount(find_images(DataSource(str(tmp_path), train_images=10)).train.labels).min()
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -293,7 +299,7 @@ def test_a_subset_has_at_least_one_image_of_a_rare_class(tmp_path, folder):
 )
 def test_a_subset_that_is_too_large_or_small_is_refused(folder, given, sentence):
     with pytest.raises(UserError, match=sentence):
-        find_images(str(folder), **given)
+        find_images(DataSource(str(folder), **given))
 
 
 def test_every_command_takes_named_data_sets_and_subsets(tmp_path, monkeypatch):
@@ -321,4 +327,4 @@ def test_every_command_takes_named_data_sets_and_subsets(tmp_path, monkeypatch):
     assert opening.config["train_images"] == 20
     settings = prepared.configure_trial(("at", "ResNet18"), 0, {})
     monkeypatch.chdir("/")  # trials run elsewhere
-    assert find_images(*settings.data_source).fingerprint == opening.data.fingerprint
+    assert find_images(settings.data_source).fingerprint == opening.data.fingerprint

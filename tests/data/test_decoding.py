@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from kdtune.config.data import DataSource
 from kdtune.config.train import TrainConfig
 from kdtune.data.decoding import decode_images, measure_bit_depth
 from kdtune.data.folders import find_images
@@ -119,7 +120,7 @@ def test_bits_that_are_given_are_not_measured(tmp_path):
     for name in "ab":
         for i in range(4):
             write_grey(tmp_path / name / f"{i}.png", 4095)
-    data = find_images(str(tmp_path), bit_depth=14)
+    data = find_images(DataSource(str(tmp_path), bit_depth=14))
     assert data.rendering.bit_depth == 14
     assert decode(data.train.images[0], 8, data.rendering).max() == round(4095 / 16383 * 255)
 

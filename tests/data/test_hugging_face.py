@@ -5,6 +5,7 @@ import sys
 import pytest
 from packed_images import png, write_parquet
 
+from kdtune.config.data import DataSource
 from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
@@ -54,7 +55,9 @@ def test_what_save_to_disk_wrote_is_read(hf, tmp_path):
     hf.Dataset.from_dict(columns, features).save_to_disk(tmp_path / "saved")
     data = find_images(f"hf:{tmp_path / 'saved'}")
     assert data.classes == ("x", "y") and data.cut_splits == ("validation", "test")
-    assert find_images(f"hf:{tmp_path / 'saved'}", label_column="fine").classes == tuple("01234")
+    assert find_images(
+        DataSource(f"hf:{tmp_path / 'saved'}", label_column="fine")
+    ).classes == tuple("01234")
 
 
 def test_several_class_labels_are_a_question(hf, tmp_path):

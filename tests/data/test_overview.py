@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from kdtune.cli.commands import cli
+from kdtune.config.data import DataSource
 from kdtune.data.folders import find_images
 from kdtune.data.overview import inspect_images, write_contact_sheet
 from kdtune.errors import UserError
@@ -94,7 +95,7 @@ def test_the_text_has_all_of_it(root):
 
 
 def test_arrays_have_an_overview_and_a_sheet(tmp_path):
-    data = find_images("digits", train_images=20)
+    data = find_images(DataSource("digits", train_images=20))
     found = inspect_images(data, print)
     assert found["kinds"] == {"array L": 20 + 269 + 269} and found["duplicate_count"] == 0
     write_contact_sheet(data, tmp_path / "sheet.png")
@@ -107,7 +108,9 @@ def test_a_sheet_shows_images_as_a_network_gets_them(tmp_path):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(8):
             Image.new("RGBA", (4, 4), colour).save(tmp_path / "data" / name / f"{i}.png")
-    write_contact_sheet(find_images(str(tmp_path / "data"), background="blue"), tmp_path / "s.png")
+    write_contact_sheet(
+        find_images(DataSource(str(tmp_path / "data"), background="blue")), tmp_path / "s.png"
+    )
     pixels = np.asarray(Image.open(tmp_path / "s.png"))
     assert pixels[14 + 32, 32].tolist() == [255, 0, 0]
     assert pixels[78 + 14 + 32, 32].tolist() == [0, 0, 255]

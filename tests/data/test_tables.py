@@ -7,6 +7,7 @@ import pytest
 from packed_images import write_parquet
 from PIL import Image
 
+from kdtune.config.data import DataSource
 from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images, load_test_groups
 from kdtune.errors import UserError
@@ -60,9 +61,9 @@ def test_a_folder_of_kaggle_is_read_as_it_is(kaggle):
 
 
 def test_a_column_that_is_named_is_not_missed_in_a_test_table_without_labels(kaggle):
-    assert len(find_images(str(kaggle), label_column="breed").train) == 6
+    assert len(find_images(DataSource(str(kaggle), label_column="breed")).train) == 6
     with pytest.raises(UserError, match="train.csv has no column 'race'"):
-        find_images(str(kaggle), label_column="race")
+        find_images(DataSource(str(kaggle), label_column="race"))
 
 
 def test_groups_of_test_images_are_named_as_in_folders(tmp_path):
@@ -153,7 +154,9 @@ def test_several_labels_are_a_question_that_a_flag_answers(tmp_path, given):
     table = write_csv(tmp_path / "t.csv", ["id", "breed", "group", "year"], rows)
     if given:
         classes = {"breed": ("ant", "cat", "dog"), "group": ("a", "c", "d")}
-        assert find_images(str(table), **given).classes == classes[given["label_column"]]
+        assert (
+            find_images(DataSource(str(table), **given)).classes == classes[given["label_column"]]
+        )
     else:
         with pytest.raises(UserError, match="--label-column: breed, group, year"):
             find_images(str(table))
@@ -166,7 +169,7 @@ def test_several_labels_are_a_question_that_a_flag_answers(tmp_path, given):
         (["foo", "label"], [("000", "a")], "no column that is known to hold images.*foo, label"),
         (["id"], [("000",)], "there is none besides the image"),
         (["id", "label"], [("x", "a"), ("y", "b")], "no images for training; left out: rows"),
-        (["id", "label"], [("000", "a"), ("000", "b")], "000.png two labels, a and b"),
+        (["id", "label"], [("000", "a"), ("000", "b")], "000.png has two labels, a and b in"),
         (["id", "label"], [("000", "a"), ("001", "a")], "at least two classes; it has only a"),
         (["id", "label"], [("002", "a")], "'002' may be .*i/002.png and .*j/002.png"),
     ],
@@ -181,7 +184,7 @@ def test_a_table_that_is_not_clear_is_an_error_in_one_sentence(tmp_path, header,
 def test_an_unknown_column_is_suggested(tmp_path):
     table = write_csv(tmp_path / "t.csv", ["id", "breed"], [("000", "a")])
     with pytest.raises(UserError, match="no column 'bred'; did you mean 'breed'"):
-        find_images(str(table), label_column="bred")
+        find_images(DataSource(str(table), label_column="bred"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00"])
@@ -192,10 +195,26 @@ def test_a_damaged_table_is_an_error_in_one_sentence(tmp_path, content, suffix):
         find_images(str(tmp_path / f"t.{suffix}"))
 
 
-def test_several_tables_are_a_question(tmp_path):
-    for name in ("one.csv", "two.csv"):
+@pytest.mark.parametrize("suffix", ["csv", "CSV", "tsv"])
+def test_several_tables_are_a_question(tmp_path, suffix):
+    names = f"one.{suffix}", f"two.{suffix}"
+    for name in names:
         write_csv(tmp_path / name, ["id", "label"], [("000", "a")])
-    with pytest.raises(UserError, match="has one.csv, two.csv: name those for training, or one"):
+    with pytest.raises(UserError, match=f"has {', '.join(names)}: name those for training, or"):
+        find_images(str(tmp_path))
+
+
+def test_tables_of_the_same_images_do_not_count_them_twice(tmp_path):
+    write_images(tmp_path / "i", [f"{name}.png" for name in NAMES])
+    rows = list(zip(NAMES, LABELS, strict=True))
+    write_csv(tmp_path / "train.csv", ["id", "label"], rows)
+    old = write_csv(tmp_path / "train_old.csv", ["id", "label"], rows[:5])
+    data = find_images(str(tmp_path))
+    assert labels_by_file(data) == {f"i/{name}.png": label for name, label in rows}
+    assert sum(map(len, data.splits.values())) == 12
+    assert data.left_out == {"rows that name an image again": 5}
+    write_csv(old, ["id", "label"], [("000", "dog")])
+    with pytest.raises(UserError, match="000.png has two labels, cat and dog in .*train_old.csv"):
         find_images(str(tmp_path))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from packed_images import png, write_tar
 
+from kdtune.config.data import DataSource
 from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
@@ -83,7 +84,7 @@ def test_a_key_of_json_can_be_named(tmp_path):
         return "json", json.dumps({"label": i, "kind": "ab"[i % 2]}).encode()
 
     path = write_tar(tmp_path / "a.tar", samples(range(20), label))
-    assert find_images(str(path), label_column="kind").classes == ("a", "b")
+    assert find_images(DataSource(str(path), label_column="kind")).classes == ("a", "b")
 
 
 class _Runs:

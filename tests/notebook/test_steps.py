@@ -14,6 +14,7 @@ import kdtune.fitnets
 from kdtune import evaluate_model, load_model, prepare_dataloaders
 from kdtune.at import compute_at_loss, create_at_config, load_teacher_model, train_epoch, validate
 from kdtune.config.train import TrainConfig
+from kdtune.data.transforms import normalise
 from kdtune.errors import UserError
 from kdtune.fitnets import (
     compute_fitnets_loss,
@@ -216,6 +217,18 @@ def test_a_model_is_evaluated_as_its_run_did(folder):
     loaded = load_model("checkpoints/x_best.pth")
     assert evaluate_model(loaded["model"], test, config=loaded["config"]) == run["test_results"]
     assert evaluate_model(loaded["model"], test, device="cpu") == run["test_results"]
+
+
+def test_a_model_of_one_image_size_is_evaluated_without_a_config():
+    student = build_model("MultiBranchNet", 10, IMAGE_SIZE)
+    student.register_forward_pre_hook(lambda _, inputs: check_size(*inputs))
+
+    def check_size(images):
+        assert images.shape[2:] == (IMAGE_SIZE, IMAGE_SIZE)
+
+    images = torch.randint(256, (4, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
+    labels = student.eval()(normalise(images))[0].argmax(1)
+    assert evaluate_model(student, [(images, labels)])["accuracy"] == 1
 
 
 def test_mistakes_are_sentences(wide_teacher):

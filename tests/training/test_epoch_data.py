@@ -199,10 +199,10 @@ def test_images_that_exceed_the_memory_are_refused_without_a_cache(monkeypatch):
 
 
 def test_images_that_do_not_fit_are_not_decoded_to_find_unreadable_ones(folder, monkeypatch):
-    source = small_config(folder).data_source
+    config = small_config(folder, skip_bad_images=True, cache_gb=1e-9)
     monkeypatch.setattr("kdtune.data.decoded.find_unreadable", None)
     with pytest.raises(UserError, match="140 train and 30 validation images take 0.0 MB at 8 px"):
-        find_data(source, skip_bad_images=True, cache_gb=1e-9, image_size=8)
+        find_data(config, check_room=True)
 
 
 def test_nothing_is_written_without_a_cache(folder, teacher_file, tmp_path):

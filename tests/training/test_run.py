@@ -28,7 +28,7 @@ from kdtune.models.checkpoints import load_model, read_checkpoint, write_checkpo
 from kdtune.storage.files import write_yaml
 from kdtune.training.epoch import evaluate
 from kdtune.training.rerun import train_from_file
-from kdtune.training.run import run_training
+from kdtune.training.run import check_run, run_training
 from kdtune.training.train_teacher import train_teacher
 
 
@@ -108,7 +108,7 @@ KILLED = """
 import os, signal, sys, json
 import torch
 from kdtune.config.train import TrainConfig
-from kdtune.training.run import run_training
+from kdtune.training.run import check_run, run_training
 from kdtune.training.run_files import RunFiles
 torch.set_num_threads(1)
 save_epoch = RunFiles.save_epoch
@@ -258,6 +258,28 @@ def test_a_run_goes_on_only_with_its_own_settings(folder, change, sentence):
     run_training(small_config(folder, experiment_name="x", **settings))
     with pytest.raises(UserError, match=sentence):
         run_training(small_config(folder, resume="checkpoints/x_epoch_1.pth", **settings | change))
+
+
+def test_a_run_goes_on_that_a_version_with_fewer_settings_began(folder):
+    settings = {"method": "dkd", "experiment_name": "x", "epochs": 2, "save_freq": 1}
+    whole = run_training(small_config(folder, **settings))["training_history"]
+    path = Path("checkpoints/x_epoch_1.pth")
+    content = read_checkpoint(path)
+    del content["config"]["cuda_graph"], content["config"]["ema_decay"]
+    write_checkpoint(path, content)
+    config = small_config(folder, **settings, resume=str(path))
+    assert run_training(config)["training_history"][1]["train_loss"] == whole[1]["train_loss"]
+    with pytest.raises(UserError, match="was trained with ema_decay 0.0, not 0.5"):
+        run_training(config.model_copy(update={"ema_decay": 0.5}))
+
+
+def test_a_dry_run_of_a_resume_passes_where_the_run_itself_does(folder):
+    settings = {"method": "student", "experiment_name": "x", "epochs": 2, "save_freq": 1}
+    run_training(small_config(folder, **settings))
+    config = small_config(folder, **settings, resume="checkpoints/x_epoch_1.pth")
+    check_run(config)
+    with pytest.raises(UserError, match="was trained with lr 0.01, not 0.5"):
+        check_run(config.model_copy(update={"lr": 0.5}))
 
 
 def test_more_epochs_would_change_the_course_of_a_cosine(folder):

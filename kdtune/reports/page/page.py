@@ -32,12 +32,6 @@ MAX_PAGE_BYTES = 1_000_000  # a page of this size gets no further table to downl
 _OPEN_SECTIONS = ("ship", "verdict", "leaderboard")  # they are expanded at first
 
 
-def render_report(folders: Sequence[Path]) -> str:
-    """Render the page; comparable sweeps share a leaderboard."""
-    sweeps = [LoadedSweep(path) for path in folders]
-    return _render_page(sweeps, build_sections(sweeps))
-
-
 def render_excerpt(sweeps: Sequence[LoadedSweep], sections: Sequence[dict[str, Any]]) -> str:
     """Render both answers and the leaderboard for a notebook, without scripts or fixed colours.
 

@@ -66,13 +66,6 @@ class CellData:
         """Validation accuracies of the deciding runs that finished, in percent."""
         return 100 * _accuracies(self._deciding_runs)
 
-    @cached_property
-    def _seed_sd_points(self) -> float:
-        """Standard deviation over seeds, of the confirmation or of repeats; 0 if unknown."""
-        if self._is_chosen and len(self._confirm_scores) > 1:
-            return float(self._confirm_scores.std())
-        return 100 * (self.settings_scores.repeat_sd(self.cell) or 0.0)
-
     @property
     def _search_noise_sd_points(self) -> float | None:
         noise_sd = self.settings_scores.noise_sd(self.cell)

@@ -48,7 +48,7 @@ def inspect_node(requirements: NodeRequirements) -> dict[str, Any]:
     """Return what this process sees of data, teacher and versions, or only a ``problem``."""
     try:
         PLUGINS.sync(requirements.plugins)
-        data = find_images(*requirements.data)
+        data = find_images(requirements.data)
         versions = describe_environment()
         if requirements.storage is not None:
             folder = Storage(requirements.storage).subfolder("nodes")

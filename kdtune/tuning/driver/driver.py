@@ -48,7 +48,7 @@ class Workplace:
     def write_results(self) -> None:
         """Write all that is made from the logs: tables, best settings and weights."""
         try:
-            write_results(self.folder, self.checkpoint_storage)
+            write_results(self.folder, self.checkpoint_storage, self.screen.warn)
         except DiskFullError as error:
             advice = f"Nothing is lost: make room, then: {self.resume_command}"
             raise RunError(f"{error} {advice}") from None

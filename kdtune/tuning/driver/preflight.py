@@ -216,8 +216,7 @@ def _prepare_inputs(
     requested.check_names_and_files()
     for model in requested.models:
         require_model(model)
-    inputs = requested.data_source, requested.skip_bad_images, requested.cache_gb
-    data, skipped_images = find_data(*inputs, image_size=requested.image_size)
+    data, skipped_images = find_data(requested, check_room=True)
     skipped = tuple(events.UnreadableImage(**image) for image in skipped_images)
     data_summary = DataSummary(**data.summary(), skipped_images=skipped)
     teacher, teacher_summary = None, None

@@ -1,5 +1,7 @@
 """Files made from the logs of a sweep: tables (`trials.csv`, ...), best settings and weights."""
 
+from collections.abc import Callable
+
 from kdtune.export.selected_runs import select_best_runs, write_best_configs
 from kdtune.log.folder import SweepFolder, SweepSnapshot
 from kdtune.reports.tables.all_tables import collect_tables, load_sweep_tables
@@ -9,12 +11,15 @@ from kdtune.storage.remote import Storage
 from kdtune.tuning.trials.best_weights import write_best_weights
 
 
-def write_results(folder: SweepFolder, checkpoint_storage: Storage | None = None) -> None:
+def write_results(
+    folder: SweepFolder, checkpoint_storage: Storage | None, warn: Callable[[str], None]
+) -> None:
     """Write tables, best settings and best weights into a sweep's folder.
 
     Args:
         folder: the sweep's folder.
         checkpoint_storage: storage of the checkpoints; None if they are in the folder.
+        warn: takes a line about each cell whose weights are lost.
 
     Raises:
         DiskFullError: there is no room for a file; no file is damaged.
@@ -28,4 +33,4 @@ def write_results(folder: SweepFolder, checkpoint_storage: Storage | None = None
                 table.to_parquet(temporary)
         write_text(folder.path / f"{name}.csv", to_csv(table))
     write_best_configs(folder, selected)
-    write_best_weights(folder, selected, checkpoint_storage)
+    write_best_weights(folder, selected, checkpoint_storage, warn)

@@ -14,6 +14,7 @@ import torch
 
 from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batch, Batches
+from kdtune.data.folders import find_images
 from kdtune.models.on_device import pick_device
 from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import (
@@ -25,7 +26,6 @@ from kdtune.runtime.device import (
     reset_peak_memory,
 )
 from kdtune.runtime.process import ProcessState, keep_freed_memory
-from kdtune.training.epoch_data import find_data
 from kdtune.training.loop import EpochResult, fit
 from kdtune.tuning.trials import trial_process
 from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints
@@ -60,7 +60,7 @@ class TrainingWorker:
 
     def open_inputs(self, config: TrainConfig) -> None:
         """Open the data and the teacher, which all trials of a process share."""
-        find_data(config.data_source, False, 0, with_test=False)
+        find_images(config.data_source)
         if config.teacher_model is not None:
             self._memory.teacher_targets(config)
 

@@ -13,6 +13,7 @@ from kdtune.log.events import Cell
 from kdtune.log.folder import SweepFolder
 from kdtune.log.settings_scores import SettingsScores
 from kdtune.models.checkpoints import write_checkpoint
+from kdtune.runtime.console import printable_path, say
 from kdtune.storage.remote import Storage, StorageError
 from kdtune.tuning.trials.trial_checkpoints import list_checkpoints, read_if_intact
 
@@ -21,16 +22,20 @@ _CLEANUP_TIMEOUT_SECONDS = 60  # at the end of a sweep, for a slow storage
 
 
 def write_best_weights(
-    folder: SweepFolder, best: Mapping[Cell, SelectedRun], storage: Storage | None = None
+    folder: SweepFolder,
+    best: Mapping[Cell, SelectedRun],
+    storage: Storage | None = None,
+    warn: Callable[[str], None] = say,
 ) -> None:
     """Write `best/<method>-<model>.pth`: the weights of the selected run or trial of each cell.
 
-    The weights of a trial come from its last checkpoint; if that is lost, no file is written.
+    The weights of a trial come from its last checkpoint; if that is lost, a line says so.
 
     Args:
         folder: the sweep's folder.
         best: see `kdtune.export.selected_runs.select_best_runs`.
         storage: holds the checkpoints; None if they are in the folder.
+        warn: takes a line about each file that is not written.
     """
     for cell, selected in best.items():
         path = folder.best_path(*cell, ".pth")
@@ -44,6 +49,9 @@ def write_best_weights(
             content = _load_best_weights(folder, selected.name, storage)
         if content and content["validation_accuracy"] == selected.validation_accuracy:
             write_checkpoint(path, content)
+        else:
+            missing = f"no checkpoint of {selected.name} has the weights of its best epoch"
+            warn(f"{printable_path(path)} is not written: {missing}")
 
 
 def _load_best_weights(

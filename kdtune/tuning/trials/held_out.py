@@ -72,7 +72,7 @@ def _call_as_trial(
 
 
 def _predict_test_images(config: TrainConfig, weights: bytes) -> np.ndarray:
-    data, _ = find_data(config.data_source, config.skip_bad_images, config.cache_gb)
+    data, _ = find_data(config)
     decoded = open_decoded_dataset(data, config.image_size, config.cache_gb)
     batches = EpochData(config, decoded, None, {}, lambda event: None).evaluation_batches("test")
     with tempfile.TemporaryDirectory(prefix="kdtune-") as folder:

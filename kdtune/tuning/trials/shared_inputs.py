@@ -27,7 +27,7 @@ from kdtune.storage import array_cache
 from kdtune.storage.array_cache import ArrayCache, CacheProgress, CacheState, OnCacheProgress
 from kdtune.training.epoch_data import EpochData, open_decoded_dataset, require_room
 from kdtune.training.loss_scales import LossScales
-from kdtune.training.teacher_check import TeacherCheck, check_teacher
+from kdtune.training.teacher_check import TeacherCheck, check_teacher, require_finite
 from kdtune.training.teacher_targets import TeacherTargets
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
@@ -287,13 +287,17 @@ def _build_first_epoch(
             prepared.append(progress)
 
     decoded.decode_train_validation(report_once)
-    arrays: dict[str, np.ndarray] = {}
+    plain_targets: dict[str, np.ndarray] = {}  # others are not of the images that the labels name
     for config in runs:
         _, arrays = EpochData(config, decoded, targets, {}, report_once).load_arrays(1)
+        if (config.augment, config.mix) == _PLAIN:
+            plain_targets = arrays
+        elif taught_run is not None:
+            require_finite(taught_run, arrays)
     if taught_run is None:
         return prepared, None
     validation = EpochData(taught_run, decoded, None, {}, report_once).evaluation_batches(
         "validation"
     )
     teacher, labels = memory.teacher(taught_run), decoded.data.train.labels
-    return prepared, check_teacher(teacher, taught_run, validation, labels, arrays)
+    return prepared, check_teacher(teacher, taught_run, validation, labels, plain_targets)

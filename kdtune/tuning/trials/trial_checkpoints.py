@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kdtune.config.train import LOCATION_FIELDS, TrainConfig
+from kdtune.config.train import LOCATION_FIELDS, TrainConfig, changed_settings
 from kdtune.errors import UserError
 from kdtune.log.events import EpochMetrics
 from kdtune.models.checkpoints import read_checkpoint, save_model
@@ -49,16 +49,13 @@ class TrialCheckpoints:
     def load_latest(self) -> tuple[dict[str, Any], list[EpochMetrics]] | None:
         """Return state for `fit` and all metrics of the newest intact checkpoint, if any."""
         for path in reversed(list_checkpoints(self.folder)):
-            content = read_if_intact(path)
-            if content is not None and self._has_same_config(content):
+            if (content := read_if_intact(path)) is None:
+                continue
+            if changed_settings(content["config"], self.config).keys() <= LOCATION_FIELDS:
                 self._saved_epoch = content["epoch"]
                 history = [EpochMetrics(**metrics) for metrics in content["history"]]
                 return resumable_state(content), history
         return None
-
-    def _has_same_config(self, content: dict[str, Any]) -> bool:
-        expected, stored = self.config.model_dump(), content["config"]
-        return all(stored.get(key) == expected[key] for key in expected.keys() - LOCATION_FIELDS)
 
     def save_if_due(self, result: EpochResult, history: list[EpochMetrics]) -> None:
         """Save a checkpoint if it costs little of the training time since the last one.

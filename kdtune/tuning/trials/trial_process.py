@@ -21,7 +21,7 @@ import torch
 from ray import tune
 from torch import nn
 
-from kdtune.config.train import TrainConfig, layer_names
+from kdtune.config.train import TrainConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.errors import DiskFullError, DivergedError, GpuLostError, UserError, typed_first_line
 from kdtune.log.events import EpochMetrics
@@ -45,7 +45,7 @@ from kdtune.training.epoch_data import (
     require_room,
 )
 from kdtune.training.loop import METRIC_NAMES, EpochResult, fit
-from kdtune.training.teacher import load_teacher
+from kdtune.training.teacher import load_run_teacher
 from kdtune.training.teacher_targets import TeacherTargets
 from kdtune.tuning.trials import results, trial_checkpoints
 from kdtune.tuning.trials.results import CacheReported, EpochReported, Failure, TrialFailed
@@ -88,20 +88,16 @@ class ProcessMemory:
     def decoded(self, config: TrainConfig) -> DecodedDataset:
         """Return the images of a trial."""
         if self._decoded is None:
-            source, cache_gb = config.data_source, config.cache_gb
-            data, _ = find_data(source, config.skip_bad_images, cache_gb, with_test=False)
-            self._decoded = open_decoded_dataset(data, config.image_size, cache_gb)
+            data, _ = find_data(config, with_test=False)
+            self._decoded = open_decoded_dataset(data, config.image_size, config.cache_gb)
             require_room(self._decoded)
         return self._decoded
 
     def teacher(self, config: TrainConfig) -> nn.Module:
         """Return the teacher of a trial that has one."""
         if self._teacher is None:
-            assert config.teacher_model is not None
-            classes = self.decoded(config).data.classes
-            layers = layer_names(config.teacher_layers)
-            teacher = config.teacher_model, classes, config.image_size
-            self._teacher = load_teacher(*teacher, layers=layers)
+            self._teacher = load_run_teacher(config, self.decoded(config).data.classes)
+        assert self._teacher is not None
         return self._teacher
 
     def teacher_targets(self, config: TrainConfig) -> TeacherTargets:

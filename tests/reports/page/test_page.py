@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from report_pages import HOSTILE, STATES, Page, no_student, sweep_of
+from report_pages import HOSTILE, STATES, Page, no_student, render_report, sweep_of
 from report_sweeps import Sweep, ended, epoch, four_cells, one_method, one_model, proposed
 from sweep_folders import write_sweep_folder
 
@@ -21,7 +21,7 @@ from kdtune.errors import UserError
 from kdtune.log import folder as results
 from kdtune.log.events import TrialProposed
 from kdtune.methods import METHODS
-from kdtune.reports.page.page import render_report, write_report
+from kdtune.reports.page.page import write_report
 from kdtune.reports.page.sections import SECTIONS
 from kdtune.reports.tables.notes import verdict_sentences
 

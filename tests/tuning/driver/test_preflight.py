@@ -162,7 +162,7 @@ def test_how_images_are_read_is_decided_once_and_recorded(tmp_path, monkeypatch,
     assert recorded["data"] == str(tmp_path / "data")
     trial = prepared.configure_trial(("at", "ResNet18"), 0, {})
     assert trial.data_source.bit_depth == 12 and trial.data_source.background == "black"
-    assert find_images(*trial.data_source).rendering == Rendering("black", 12)
+    assert find_images(trial.data_source).rendering == Rendering("black", 12)
 
 
 def test_shards_of_a_relative_pattern_are_found_by_trials(tmp_path, monkeypatch, teacher_file):
@@ -178,7 +178,7 @@ def test_shards_of_a_relative_pattern_are_found_by_trials(tmp_path, monkeypatch,
     prepared = prepare_sweep(SweepConfig.parse({**sweep, "epochs": 2}), ())
     trial = prepared.configure_trial(("at", "ResNet18"), 0, {})
     monkeypatch.chdir("/")
-    data = find_images(*trial.data_source)
+    data = find_images(trial.data_source)
     assert data.fingerprint == prepared.opening_event.data.fingerprint
     assert sum(map(len, data.splits.values())) == 80
 

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 from optuna.distributions import CategoricalDistribution
+from report_pages import render_report
 from sweep_harness import sweep_config
 
 from kdtune.cli.commands import cli
 from kdtune.errors import UserError
 from kdtune.log.events import EpochFinished
 from kdtune.log.folder import SweepFolder
-from kdtune.reports.page.page import render_report
 from kdtune.reports.tables.plan import plan_vs_actual, read_plan
 from kdtune.tuning.planning.plan import Planner, plan_sweep
 from kdtune.tuning.planning.recorded_curves import RecordedCurves

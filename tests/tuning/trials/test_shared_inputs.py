@@ -118,7 +118,9 @@ def test_each_augmentation_and_mixing_has_a_first_view(folder, tmp_path, monkeyp
     assert "each epoch leaves out 3 of 140 training images" in said[0]
 
 
-def check_of_teacher(folder, tmp_path, monkeypatch, teacher_file, weight=None, node=HERE):
+def check_of_teacher(
+    folder, tmp_path, monkeypatch, teacher_file, weight=None, node=HERE, kd_runs=({},)
+):
     """Build the first epoch of a sweep with a teacher, and return what was checked and said."""
     monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path))
     content = read_checkpoint(teacher_file)
@@ -130,7 +132,8 @@ def check_of_teacher(folder, tmp_path, monkeypatch, teacher_file, weight=None, n
         data=str(folder), models=model, methods="kd,student", image_size=IMAGE_SIZE, teacher=path
     )
     inputs, said = SharedInputs(sweep, find_images(str(folder)), load_teacher(path)), []
-    runs = [{"method": "kd", "teacher_model": path}, {"method": "student"}]
+    runs = [{"method": "kd", "teacher_model": path, **run} for run in kd_runs]
+    runs.append({"method": "student", **kd_runs[-1]})
     inputs.register_runs(model, [small_config(folder, **run) for run in runs])
     inputs.plan_cache()
     slots = Slots({model: ResourceRequest()}, lambda: [Node(node, 4)])
@@ -148,14 +151,28 @@ def test_a_teachers_accuracy_is_measured_where_its_targets_are(
     assert recorded - 0.3 < check.train_accuracy <= 1
 
 
+def test_a_teachers_accuracy_on_training_images_is_not_that_on_changed_ones(
+    folder, tmp_path, monkeypatch, tasks, teacher_file
+):
+    def accuracy(*kd_runs):
+        given = folder, tmp_path, monkeypatch, teacher_file
+        return check_of_teacher(*given, kd_runs=kd_runs).train_accuracy
+
+    changed = {"mix": "mixup"}, {"augment": "crop_flip"}
+    assert accuracy({}, *changed) == accuracy(*changed, {}) == accuracy({})
+    assert accuracy(*changed) is None
+
+
+@pytest.mark.parametrize("changes", [{}, {"mix": "mixup"}])
 @pytest.mark.parametrize("node", [HERE, THERE])
 def test_a_teacher_that_gives_nan_is_refused_before_the_first_trial(
-    folder, tmp_path, monkeypatch, tasks, teacher_file, node
+    folder, tmp_path, monkeypatch, tasks, teacher_file, node, changes
 ):
+    given = folder, tmp_path, monkeypatch, teacher_file, float("nan"), node, [changes]
     with pytest.raises(
         UserError, match=r"t.pth gives values .* \(for (\d+) of \1 images\): train"
     ):
-        check_of_teacher(folder, tmp_path, monkeypatch, teacher_file, float("nan"), node)
+        check_of_teacher(*given)
 
 
 def test_a_process_that_measures_trials_sees_no_gpu_that_they_do_not_have(monkeypatch, tasks):

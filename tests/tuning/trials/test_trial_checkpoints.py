@@ -14,7 +14,7 @@ from kdtune.errors import DiskFullError, GpuLostError
 from kdtune.export.selected_runs import select_best_runs
 from kdtune.log.events import EpochFinished, TrialEnded, TrialProposed
 from kdtune.log.folder import SweepFolder
-from kdtune.models.checkpoints import load_model
+from kdtune.models.checkpoints import load_model, read_checkpoint, write_checkpoint
 from kdtune.reports.tables.leaderboard import build_sweep_tables
 from kdtune.storage.remote import Storage, StorageError
 from kdtune.training.loop import fit
@@ -103,6 +103,13 @@ def test_checkpoints_of_other_settings_are_skipped(folder, tmp_path, always):
     assert TrialCheckpoints(tmp_path, config_of(folder, lr=0.5), ()).load_latest() is None
     elsewhere = config_of(folder).model_copy(update={"data_dir": "/elsewhere", "cache_gb": 1})
     assert TrialCheckpoints(tmp_path, elsewhere, ()).load_latest() is not None
+    for path in list_checkpoints(tmp_path):  # as a version without a setting wrote them
+        content = read_checkpoint(path)
+        del content["config"]["ema_decay"]
+        write_checkpoint(path, content)
+    assert TrialCheckpoints(tmp_path, config_of(folder), ()).load_latest() is not None
+    averaged = config_of(folder, ema_decay=0.5)
+    assert TrialCheckpoints(tmp_path, averaged, ()).load_latest() is None
 
 
 def test_checkpoints_take_a_small_share_of_the_time(folder, tmp_path, monkeypatch):
@@ -287,7 +294,22 @@ def test_the_best_settings_by_the_model_keep_their_checkpoints_too(tmp_path):
     assert [path.name for path in sweep.checkpoints_folder.iterdir()] == ["d"]
 
 
-def test_weights_of_another_trial_than_the_best_are_removed(folder, tmp_path, always):
+def test_the_weights_of_a_trial_are_kept_whose_best_epoch_was_lost_with_its_process(
+    folder, tmp_path, always
+):
+    """The log has an epoch that was better than when the resumed trial repeated it."""
+    sweep = SweepFolder(tmp_path)
+    *_, last = results_of(config_of(folder), sweep.checkpoints_folder / "a")
+    best = last.best_validation_accuracy
+    tables = build_sweep_tables(list(log_of([("a", [0.0, best + 0.1, best], "finished")])))
+    write_best_weights(sweep, select_best_runs(tables))
+    loaded = load_model(sweep.best_path("student", "MultiBranchNet", ".pth"))
+    [trial] = tables.trials.itertuples()
+    assert loaded["validation_accuracy"] == trial.best_validation_accuracy == best
+    assert trial.mean_validation_accuracy == best and trial.best_epoch == 3
+
+
+def test_weights_of_another_trial_than_the_best_are_removed(folder, tmp_path, always, capsys):
     sweep, config = SweepFolder(tmp_path), config_of(folder)
     *_, last = results_of(config, sweep.checkpoints_folder / "a")
     best = last.best_validation_accuracy
@@ -297,8 +319,11 @@ def test_weights_of_another_trial_than_the_best_are_removed(folder, tmp_path, al
     list(
         results_of(config, sweep.checkpoints_folder / "b")
     )  # a checkpoint of an earlier epoch's best
+    assert not capsys.readouterr().err
     write_best_weights(sweep, select_best_runs(build_sweep_tables(list(log_of(trials)))))
-    assert not sweep.best_path("student", "MultiBranchNet", ".pth").exists()
+    path = sweep.best_path("student", "MultiBranchNet", ".pth")
+    assert not path.exists()
+    assert f"{path} is not written: no checkpoint of b has the weights" in capsys.readouterr().err
 
 
 def test_no_room_for_weights_is_a_sentence(folder, tmp_path, always):
