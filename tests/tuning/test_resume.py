@@ -128,8 +128,8 @@ class TestResume:
     ("changes", "sentence"),
     [
         ({"epochs": 9}, "The setting epochs cannot be changed when a sweep is resumed"),
-        ({"baselines": False}, "has the cell student-M, and keeps it"),
-        ({"sampler": "tpe"}, "The sweep's sampler is auto, and stays so"),
+        ({"baselines": False}, "has the cell student-M: on resume"),
+        ({"sampler": "tpe"}, "The sweep's sampler is auto and cannot be changed"),
         ({"trials": 0}, "The setting trials cannot be 0"),
     ],
 )
