@@ -31,7 +31,7 @@ def collect_predictions(folder: SweepFolder) -> dict[str, Any]:
     Args:
         folder: of a sweep that was confirmed.
     """
-    correct, _ = folder.load_correct_predictions()
+    correct, _ = folder.load_image_scores()
     cells: dict[Cell, dict[int, tuple[np.ndarray, float]]] = {}
     for run_id, run in TrialHistory(folder.load_confirm_events()).trials.items():
         if run.state is TrialState.FINISHED and run_id in correct:

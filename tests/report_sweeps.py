@@ -141,7 +141,7 @@ class Sweep:
     """
 
     def __init__(self):
-        self.events, self.confirm_events, self.correct = [STARTED], [], {}
+        self.events, self.confirm_events, self.image_scores = [STARTED], [], {}
 
     def search(self, method, model, *scores):
         """Add trials of one epoch; each with its score, or the state in which it failed."""
@@ -186,14 +186,14 @@ class Sweep:
             self.confirm_events += confirm_run(trial, seed, [validation], state)
             if choose and not failed:
                 self.confirm_events.append(run_tested(run, accuracy))
-                self.correct[run] = classified(accuracy, seed)
+                self.image_scores[run] = classified(accuracy, seed)
         if choose:
             self.confirm_events.append(chosen(trial))
         return self
 
     @property
     def tables(self):
-        return build_sweep_tables(self.events, self.confirm_events, self.correct)
+        return build_sweep_tables(self.events, self.confirm_events, self.image_scores)
 
     @property
     def leaderboard(self):

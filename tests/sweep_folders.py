@@ -53,6 +53,6 @@ def write_sweep_folder(path, sweep, complete=True, **opening_changes):
     )
     folder.confirm_folder.mkdir()
     np.savez(folder.test_labels_path, labels=np.zeros(400, int))
-    for run, correct in sweep.correct.items():
+    for run, correct in sweep.image_scores.items():
         np.savez(folder.predictions_path(run), predicted=(~correct).astype(int))
     return folder

@@ -17,7 +17,7 @@ from kdtune.config.sweep import CONFIRM_SETTINGS, SweepConfig
 from kdtune.errors import UserError
 from kdtune.log.event_log import parse_events
 from kdtune.log.events import ConfirmStarted, Event, RunTested, SweepOpening, SweepStarted
-from kdtune.log.points_of_images import points_of_images
+from kdtune.log.image_scores import score_images
 from kdtune.runtime.console import printable_path
 from kdtune.storage.files import disk_full_as_error
 
@@ -198,12 +198,12 @@ class SweepFolder:
             }
         return SweepConfig.parse(config)
 
-    def load_correct_predictions(self) -> tuple[dict[str, np.ndarray], list[str] | None]:
-        """Return `points_of_images` of each run on the test images [N], and their groups."""
+    def load_image_scores(self) -> tuple[dict[str, np.ndarray], list[str] | None]:
+        """Return the scores of each run's test images [N], and the groups of these images."""
         run_ids = [e.trial_id for e in self.load_confirm_events() if isinstance(e, RunTested)]
         if not run_ids:
             return {}, None
-        test_arrays, correct = _load_arrays(self.test_labels_path, "labels"), {}
+        test_arrays, scores = _load_arrays(self.test_labels_path, "labels"), {}
         labels, groups = test_arrays["labels"], test_arrays.get("groups")
         metric = self.load_opening_events()[0].metric
         for run_id in run_ids:
@@ -211,8 +211,8 @@ class SweepFolder:
             predicted = _load_arrays(path, "predicted")["predicted"]
             if predicted.shape != labels.shape:
                 raise UserError(f"{path} is damaged.")
-            correct[run_id] = points_of_images(predicted, labels, metric)
-        return correct, groups.tolist() if groups is not None else None
+            scores[run_id] = score_images(predicted, labels, metric)
+        return scores, groups.tolist() if groups is not None else None
 
 
 class SweepSnapshot(SweepFolder):

@@ -17,7 +17,7 @@ from kdtune.errors import DiskFullError, RunError, UserError, last_line
 from kdtune.log import events
 from kdtune.log.event_log import EventLog
 from kdtune.log.folder import SweepFolder
-from kdtune.log.points_of_images import points_of_images
+from kdtune.log.image_scores import score_images
 from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.log_tables import trials_table
 from kdtune.reports.tables.looks import LAST_LOOK, SCHEDULE
@@ -309,7 +309,7 @@ class _ConfirmSession:
                 with atomic_write(self.folder.predictions_path(run_id)) as temporary:
                     np.savez_compressed(temporary, predicted=predicted.astype(np.uint16))
                 accuracy, balanced = (
-                    float(points_of_images(predicted, labels, metric).mean())
+                    float(score_images(predicted, labels, metric).mean())
                     for metric in (self.sweep.metric, "balanced_accuracy")
                 )
                 result = {"test_accuracy": accuracy, "test_balanced_accuracy": balanced}

@@ -348,7 +348,7 @@ class TestConfirmed:
         assert not any("test" in key for e in later_events for key in type(e).model_fields)
 
     def test_what_is_kept_gives_the_recorded_figures(self, confirmed, split_folder):
-        right, groups = confirmed.load_correct_predictions()
+        right, groups = confirmed.load_image_scores()
         runs = runs_of(confirmed).set_index("run_id")
         assert groups is None and len(right) == 3
         data = find_images(str(split_folder))

@@ -24,9 +24,9 @@ def load_sweep_tables(folder: SweepFolder, limits: ShipLimits = NO_LIMITS) -> Sw
         folder: the sweep's folder.
         limits: what the student to ship may cost.
     """
-    config, (correct, groups) = folder.load_config(), folder.load_correct_predictions()
+    config, (image_scores, groups) = folder.load_config(), folder.load_image_scores()
     logs = folder.load_events(), folder.load_confirm_events()
-    return build_sweep_tables(*logs, correct, groups, config.min_difference, limits)
+    return build_sweep_tables(*logs, image_scores, groups, config.min_difference, limits)
 
 
 def collect_tables(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.DataFrame]:

@@ -32,7 +32,7 @@ class CellData:
     Attributes:
         trials, runs: its rows of the tables `TRIALS` and `RUNS`.
         settings_scores: of the search, for the noise over seeds and the luck by the model.
-        correct: by run, see `kdtune.log.points_of_images`.
+        image_scores: by run, see `kdtune.log.image_scores.score_images`.
         chance: accuracy of answers of one class, share of 1; the score of a diverged trial.
     """
 
@@ -40,7 +40,7 @@ class CellData:
     trials: pd.DataFrame
     runs: pd.DataFrame
     settings_scores: SettingsScores
-    correct: Mapping[str, np.ndarray]
+    image_scores: Mapping[str, np.ndarray]
     chance: float
 
     @cached_property
@@ -83,8 +83,9 @@ class CellData:
         runs = self._deciding_runs
         finished = runs[runs["chosen"] & (runs["state"] == TrialState.FINISHED)]
         run_ids = zip(finished["seed"], finished["run_id"], strict=True)
+        scores = self.image_scores
         return CellResult(
-            correct={seed: self.correct[run] for seed, run in run_ids if run in self.correct},
+            image_scores={seed: scores[run] for seed, run in run_ids if run in scores},
             seeds_run=len(runs) or self.runs["seed"].nunique(),
             seeds_diverged=self._seeds_diverged,
             search_luck=self._search_luck,
@@ -184,9 +185,9 @@ class CellData:
         return _Status.RUNNING if is_running else _Status.FAILED
 
     def _test_columns(self, groups: Sequence[object] | None) -> dict[str, object]:
-        if not self.result.correct:
+        if not self.result.image_scores:
             return {}
-        points = 100 * np.stack(list(self.result.correct.values()), axis=1)
+        points = 100 * np.stack(list(self.result.image_scores.values()), axis=1)
         columns: dict[str, object] = {
             "test_accuracy_percent": points.mean(),
             "test_seed_sd_points": pd.Series(points.mean(axis=0)).std(),

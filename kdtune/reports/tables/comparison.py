@@ -30,14 +30,14 @@ class CellResult:
     """Test results of the chosen configuration of a cell.
 
     Attributes:
-        correct: by finished seed, see `kdtune.log.points_of_images`.
+        image_scores: by finished seed, see `kdtune.log.image_scores.score_images`.
         seeds_run: number of seeds, also of those that did not finish.
         trials: number of trials of its search; 0 if unknown.
         looks: numbers of seeds at which test was read, see `kdtune.reports.tables.looks`; without
             them it was read once, and will not be read again.
     """
 
-    correct: Mapping[int, np.ndarray]
+    image_scores: Mapping[int, np.ndarray]
     seeds_run: int
     seeds_diverged: int
     search_luck: float
@@ -68,7 +68,7 @@ def comparison_table(
     A look that has no false alarms to spend changes nothing: its seeds are left out.
 
     Args:
-        cell_results: all cells in the order of the sweep; `correct` is empty if not confirmed.
+        cell_results: all cells in the order of the sweep; `image_scores` is empty if unconfirmed.
         groups: see `kdtune.reports.tables.statistics.estimate_mean`.
         min_difference: smallest difference that matters, in points.
     """
@@ -117,7 +117,7 @@ class PairComparison:
     @cached_property
     def _shared_seeds(self) -> list[int]:
         """Seeds that all cells have finished."""
-        return sorted(set.intersection(*(set(side.correct) for side in self.sides.values())))
+        return sorted(set.intersection(*(set(side.image_scores) for side in self.sides.values())))
 
     @cached_property
     def _looked(self) -> list[Estimate]:
@@ -146,13 +146,13 @@ class PairComparison:
 
     def _mean_points(self, method: str, seeds: Sequence[int]) -> np.ndarray:
         """Return the points [n, S] of a method, mean over the models."""
-        by_cell = [self.cell_results[method, model].correct for model in self.models]
-        stacks = [np.stack([correct[s] for s in seeds], axis=1) for correct in by_cell]
+        by_cell = [self.cell_results[method, model].image_scores for model in self.models]
+        stacks = [np.stack([image_scores[s] for s in seeds], axis=1) for image_scores in by_cell]
         return np.asarray(100 * np.mean(stacks, axis=0))
 
     @property
     def test_images(self) -> int:
-        return len(self.sides[self.methods[0], self.models[0]].correct[self.seeds[0]])
+        return len(self.sides[self.methods[0], self.models[0]].image_scores[self.seeds[0]])
 
     def model_row(self, p_value_holm: float, models_checked: int) -> dict[str, object]:
         """Return the row of a single model.
@@ -196,7 +196,7 @@ class PairComparison:
         """Return the decision if no winner can be declared; None if the difference decides."""
         diverged = {cell: side for cell, side in self.sides.items() if side.seeds_diverged}
         # With too few seeds divergence counts only if all seeds of a cell diverged.
-        if diverged and (self.difference or any(not s.correct for s in diverged.values())):
+        if diverged and (self.difference or any(not s.image_scores for s in diverged.values())):
             return Verdict.UNSTABLE, self._describe_divergence(diverged)
         return None if self.difference else (Verdict.NOT_CONFIRMED, self._describe_missing_runs())
 
@@ -210,12 +210,11 @@ class PairComparison:
         return f"{text}. No winner is declared."
 
     def _describe_missing_runs(self) -> str:
-        failed = [cell for cell, side in self.sides.items() if side.seeds_run and not side.correct]
-        if failed:
+        untested = {cell: side for cell, side in self.sides.items() if not side.image_scores}
+        if failed := [cell for cell, side in untested.items() if side.seeds_run]:
             names = [f"{display_name(method)} on {model}" for method, model in failed]
             return f"Not confirmed: no run of {list_names(names, 'cells')} was tested."
-        models = list(dict.fromkeys(m for (_, m), side in self.sides.items() if not side.correct))
-        if models:
+        if models := list(dict.fromkeys(model for _, model in untested)):
             return (
                 f"Not confirmed: {list_names(models, 'students')} "
                 f"{'has' if len(models) == 1 else 'have'} search scores only, which name a winner "

@@ -21,10 +21,10 @@ def seed_differences(pair: pd.DataFrame, cell_results: Mapping[Cell, CellResult]
     """
     rows = []
     all_models = [model for model in pair["model"] if model != ALL_MODELS]
-    correct = {cell: result.correct for cell, result in cell_results.items()}
+    image_scores = {cell: result.image_scores for cell, result in cell_results.items()}
     for row in pair.itertuples():
         models = all_models if row.model == ALL_MODELS else [row.model]
-        sides = [(correct[row.method_a, m], correct[row.method_b, m]) for m in models]
+        sides = [(image_scores[row.method_a, m], image_scores[row.method_b, m]) for m in models]
         for seed in sorted(set.intersection(*({*a} & {*b} for a, b in sides))):
             mean_difference = np.mean([a[seed].mean() - b[seed].mean() for a, b in sides])
             rows.append((row.model, seed, 100 * float(mean_difference)))

@@ -40,7 +40,7 @@ class SweepTables:
 def build_sweep_tables(
     events: Sequence[Event],
     confirm_events: Sequence[Event] = (),
-    correct: Mapping[str, np.ndarray] | None = None,
+    image_scores: Mapping[str, np.ndarray] | None = None,
     groups: Sequence[object] | None = None,
     min_difference: float = MIN_DIFFERENCE,
     limits: ShipLimits = NO_LIMITS,
@@ -50,7 +50,7 @@ def build_sweep_tables(
     Args:
         events: log of the search.
         confirm_events: log of the confirmation.
-        correct: by run, see `kdtune.log.points_of_images`.
+        image_scores: by run, see `kdtune.log.image_scores.score_images`.
         groups: see `kdtune.reports.tables.statistics.estimate_mean`.
         min_difference: smallest difference that matters, in points.
         limits: what the student to ship may cost.
@@ -63,7 +63,7 @@ def build_sweep_tables(
     for (method, model), cell_trials in trials.groupby(["method", "model"], sort=False):
         cell_runs = runs[(runs["method"] == method) & (runs["model"] == model)]
         tables = cell_trials, cell_runs, scores
-        cells.append(CellData((method, model), *tables, correct or {}, chance))
+        cells.append(CellData((method, model), *tables, image_scores or {}, chance))
     looks = looks_by_cell(confirm_events)
     results = {cell.cell: replace(cell.result, looks=looks.get(cell.cell, ())) for cell in cells}
     comparison = comparison_table(results, groups, min_difference)

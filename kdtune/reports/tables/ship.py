@@ -141,8 +141,9 @@ def differences_to_best(
     best, differences = cell_results[ranked[0]], {}
     for cell in ranked[1:]:
         other = cell_results[cell]
-        seeds = best.correct.keys() & other.correct.keys()
-        points = {seed: 100.0 * best.correct[seed] - 100.0 * other.correct[seed] for seed in seeds}
+        ours, theirs = best.image_scores, other.image_scores
+        seeds = ours.keys() & theirs.keys()
+        points = {seed: 100.0 * ours[seed] - 100.0 * theirs[seed] for seed in seeds}
         looks = shared_looks([best, other])
         if estimates := estimate_at_looks(points, looks, groups=groups):
             differences[cell] = estimates[-1]

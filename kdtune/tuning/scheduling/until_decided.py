@@ -84,9 +84,9 @@ def find_questions(folder: SweepFolder, min_difference: float) -> list[Question]
         folder: the sweep's folder.
         min_difference: smallest difference that matters, in points; the log may not have it yet.
     """
-    correct, groups = folder.load_correct_predictions()
+    image_scores, groups = folder.load_image_scores()
     logs = folder.load_events(), folder.load_confirm_events()
-    tables = build_sweep_tables(*logs, correct, groups, min_difference)
+    tables = build_sweep_tables(*logs, image_scores, groups, min_difference)
     has_best = tables.ship["in_ship_set"].eq("best").any()
     candidates = tables.ship[tables.ship["validation_rank"].notna() & has_best]
     ranked = [*zip(candidates["method"], candidates["model"], strict=True)]

@@ -394,7 +394,9 @@ def test_swapping_the_methods_flips_signs_and_names():
         )
         for method, share in (("at", of_a), ("fitnets", of_b))
     }
-    cells["at", "U"] = CellResult(dict(list(noisy(random, 0.7).correct.items())[:4]), 5, 1, 0.1)
+    cells["at", "U"] = CellResult(
+        dict(list(noisy(random, 0.7).image_scores.items())[:4]), 5, 1, 0.1
+    )
     cells["fitnets", "U"] = noisy(random, 0.7)
     for models in ("R", "S", "T", "U", "RT", "ST", "RST", "RSTU"):
         some = {cell: own for cell, own in cells.items() if cell[1] in models}
@@ -452,7 +454,9 @@ def growing_cells():
 
 def first_seeds(cell, seeds):
     """Return the cell as it was when it had so many seeds."""
-    return replace(cell, correct={seed: cell.correct[seed] for seed in range(1, seeds + 1)})
+    return replace(
+        cell, image_scores={seed: cell.image_scores[seed] for seed in range(1, seeds + 1)}
+    )
 
 
 def test_every_look_has_a_level_and_the_interval_that_goes_with_it():
@@ -478,7 +482,7 @@ def test_seeds_after_the_last_planned_look_change_nothing():
     a, b = growing_cells()
     looks = first_seeds(a, 8), first_seeds(b, 8)
     assert compare(*looks, looks=(5, 8)).seeds == 8
-    a.correct[21] = b.correct[21] = np.ones(IMAGES, dtype=bool)
+    a.image_scores[21] = b.image_scores[21] = np.ones(IMAGES, dtype=bool)
     assert str(compare(a, b, looks=(20, 21))) == str(compare(a, b, looks=(20,)))
 
 

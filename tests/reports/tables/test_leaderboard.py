@@ -59,7 +59,7 @@ def test_a_confirmed_cell_by_hand():
     sweep = Sweep().search("at", "A", 0.5, 0.6, 0.9, "diverged", 0.8, "crashed")
     sweep.confirm("at", "A", 2, [0.5, 0.5, 0.5], 0.7, choose=False)
     sweep.confirm("at", "A", 4, [0.6, 0.7, 0.8], 0.75)
-    sweep.correct = {
+    sweep.image_scores = {
         f"at-A-004-seed{seed}": np.arange(4) < right for seed, right in ((1, 2), (2, 3), (3, 4))
     }
     sweep.confirm_events.append(PROFILE)
@@ -116,7 +116,7 @@ def test_balanced_accuracies():
     both = {f"{split}_balanced_accuracy_percent" for split in ("validation", "test")}
     equal = balanced(Sweep().search("at", "A", 0.75).confirm("at", "A", 0, [0.75], 0.75),
                      at_A_000=0.75, at_A_000_seed1=0.75)  # fmt: skip
-    equal.correct = {"at-A-000-seed1": np.arange(4) < 3}
+    equal.image_scores = {"at-A-000-seed1": np.arange(4) < 3}
     assert redundant_columns(equal.leaderboard) == both
     assert redundant_columns(four_cells().leaderboard) == both  # of an earlier version
 
@@ -212,7 +212,7 @@ def test_what_was_not_searched_has_no_luck():
 
 def test_a_lost_file_of_predictions_leaves_the_rest():
     sweep = four_cells()
-    del sweep.correct["at-A-000-seed1"]
+    del sweep.image_scores["at-A-000-seed1"]
     row = sweep.leaderboard.loc["at", "A"]
     assert row.test_accuracy_percent == pytest.approx(90, abs=0.3)
     assert pd.isna(row.test_half_width_points) and row.seeds_finished == 3
@@ -226,7 +226,7 @@ def test_a_choice_that_was_never_searched_is_a_sentence():
 
 def test_groups_widen_the_interval_and_leave_the_mean():
     sweep = Sweep().search("at", "A", 0.7).confirm("at", "A", 0, [0.7, 0.6, 0.65])
-    logs = sweep.events, sweep.confirm_events, sweep.correct
+    logs = sweep.events, sweep.confirm_events, sweep.image_scores
     alone, grouped = (
         build_sweep_tables(*logs, groups=groups).leaderboard.iloc[0]
         for groups in (None, [i // 40 for i in range(IMAGES)])

@@ -69,9 +69,9 @@ def test_equals_on_validation_are_in_the_order_of_the_sweep_not_of_test():
 def test_the_numbers_are_those_of_paired_one_sided_comparisons():
     results = results_of(0.80, 0.82, 0.815, luck=50.0)
     ship = ship_table(board(), results, min_difference=0.4).set_index("method")
-    best, p_values = results["fitnets", "A"].correct, {}
+    best, p_values = results["fitnets", "A"].image_scores, {}
     for method, model in CELLS[::2]:
-        other = results[method, model].correct
+        other = results[method, model].image_scores
         points = 100 * np.stack([best[s] * 1.0 - other[s] for s in (1, 2, 3)], axis=1)
         estimate = estimate_mean(points)
         row, error = ship.loc[method], math.sqrt(estimate.variance)
@@ -91,7 +91,7 @@ def test_the_numbers_are_those_of_paired_one_sided_comparisons():
 def test_images_of_a_group_are_no_evidence_of_their_own():
     results = results_of(0.80, 0.83, 0.80, images=300)
     tenfold = {
-        cell: CellResult({s: np.repeat(c, 10) for s, c in own.correct.items()}, 3, 0, 0.0)
+        cell: CellResult({s: np.repeat(c, 10) for s, c in own.image_scores.items()}, 3, 0, 0.0)
         for cell, own in results.items()
     }
     groups = np.repeat(np.arange(300), 10).tolist()
@@ -103,7 +103,7 @@ def test_images_of_a_group_are_no_evidence_of_their_own():
 
 def test_what_shares_too_few_tested_seeds_is_unknown():
     results = results_of(0.80, 0.82, 0.815)
-    two_seeds = {s: c for s, c in results["kd", "B"].correct.items() if s < 3}
+    two_seeds = {s: c for s, c in results["kd", "B"].image_scores.items() if s < 3}
     results["kd", "B"] = CellResult(two_seeds, 3, 0, 0.0)
     ship = ship_table(board(), results)
     assert members(ship)["kd"] == "unknown" and members(ship)["at"] in ("yes", "no")

@@ -120,7 +120,7 @@ def test_a_diverged_seed_is_said_and_nobody_wins():
 
 def test_what_was_chosen_and_not_tested_is_no_result():
     sweep = one_method()
-    sweep.correct = {}
+    sweep.image_scores = {}
     assert shown(sweep.tables).startswith("So far validation alone chose AT on A (75.00 %); ")
 
 

@@ -1,12 +1,12 @@
-"""Points of images: numbers whose mean over the images of a run is its accuracy."""
+"""Scores of images: numbers whose mean over the images of a run is its accuracy."""
 
 import numpy as np
 
 from kdtune.config.train import Metric
 
 
-def points_of_images(predicted: np.ndarray, labels: np.ndarray, metric: Metric) -> np.ndarray:
-    """Return a number for each image; their mean is an accuracy, and their variance its error.
+def score_images(predicted: np.ndarray, labels: np.ndarray, metric: Metric) -> np.ndarray:
+    """Return a score for each image; their mean is an accuracy, and their variance its error.
 
     In the balanced accuracy, the weight of an image is n / (number of classes that occur · images
     of its class). Weights of correct answers alone would also vary between the classes, which are
