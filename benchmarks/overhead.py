@@ -42,7 +42,7 @@ from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.log.event_log import EventLog
 from kdtune.log.events import (
-    CacheRecord,
+    CachePlan,
     Cell,
     DataSummary,
     EpochFinished,
@@ -169,7 +169,7 @@ def make_driver(folder: Path, policy: SearchPolicy) -> tuple[Driver, SweepStarte
     )  # fmt: skip
     return driver, SweepStarted(
         config=policy.sweep.model_dump(mode="json"), data=data, teacher=None, environment={},
-        cache=CacheRecord(methods=(), augment_views=0, num_bytes=0), spaces={},
+        cache=CachePlan(methods=(), augment_views=0, num_bytes=0), spaces={},
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from event_logs import OPENING_FIELDS, make_metrics, make_trial_config
 from rich.console import Console
 
 from kdtune.log.events import (
-    CacheRecord,
+    CachePlan,
     CacheUpdated,
     Completed,
     ConfirmStarted,
@@ -42,7 +42,7 @@ class Told:
 
     def open(self, *prepared, kind=SweepStarted):
         self.session_start = self.now
-        cache = CacheRecord(methods=(), augment_views=0, num_bytes=0, prepared=prepared)
+        cache = CachePlan(methods=(), augment_views=0, num_bytes=0, prepared=prepared)
         special = {"spaces": {}}
         if kind is ConfirmStarted:
             special = {"candidates": (), "seeds": 1, "top": 1}

@@ -3,7 +3,7 @@
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.log.events import (
-    CacheRecord,
+    CachePlan,
     CellModelled,
     DataSummary,
     EpochFinished,
@@ -31,7 +31,7 @@ OPENING_FIELDS = {
     "data": DATA,
     "teacher": None,
     "environment": {},
-    "cache": CacheRecord(methods=(), augment_views=0, num_bytes=0),
+    "cache": CachePlan(methods=(), augment_views=0, num_bytes=0),
 }
 """Fields of the event that opens a log, but for its settings and spaces."""
 

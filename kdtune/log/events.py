@@ -137,7 +137,7 @@ class PluginRecord(_Record):
     provides: tuple[str, ...]
 
 
-class CacheRecord(_Record):
+class CachePlan(_Record):
     methods: tuple[str, ...]  # with cached teacher targets; the teacher runs live for the others
     augment_views: int  # that epochs cycle through; 0: new ones in every epoch
     num_bytes: int
@@ -150,7 +150,7 @@ class LogOpening(Event):
     teacher: TeacherSummary | None
     environment: dict[str, str | int | None]
     plugins: tuple[PluginRecord, ...] = ()
-    cache: CacheRecord
+    cache: CachePlan
 
     @property
     def metric(self) -> Metric:

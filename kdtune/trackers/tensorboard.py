@@ -17,7 +17,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from kdtune.log.events import EpochFinished, TrialEnded, TrialEvent, TrialProposed
 from kdtune.trackers import tracker
 
-METRIC_NAMES = {
+METRIC_TAGS = {
     "best_validation_accuracy": "best validation accuracy",
     "validation_accuracy": "last validation accuracy",
     "epochs": "",
@@ -41,7 +41,7 @@ class TensorBoardTracker(tracker.Tracker):
         path.parent.mkdir(parents=True)
         self._event_files[proposed.trial_id] = path
         _append(path, Entry(wall_time=time.time(), file_version="brain.Event:2"))
-        names, metrics = tracker.HYPERPARAMETERS, METRIC_NAMES.items()
+        names, metrics = tracker.HYPERPARAMETERS, METRIC_TAGS.items()
         columns = Experiment(
             hparam_infos=[
                 HParamInfo(name=name, differs=name in DEFAULT_COLUMNS) for name in names

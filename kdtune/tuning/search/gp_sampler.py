@@ -15,7 +15,7 @@ from kdtune.tuning.search.optuna_private import ProcessSampler
 STARTUP_TRIALS = 6
 """Completed trials of a cell up to which points are drawn without its own model."""
 
-NUM_CANDIDATES = 64
+NUM_RANDOM_POINTS = 64
 """Random points of which the one with the best prior mean is proposed before that."""
 
 
@@ -68,7 +68,7 @@ class GaussianProcessSampler(ProcessSampler):
     def _draw_by_prior(self, model: CellModel) -> np.ndarray | None:
         if model.prior_mean is None:
             return None
-        points = model.normalized.sample_normalized_params(NUM_CANDIDATES, self._rng.rng)
+        points = model.normalized.sample_normalized_params(NUM_RANDOM_POINTS, self._rng.rng)
         best: np.ndarray = points[int(model.prior_mean(torch.from_numpy(points)).argmax())]
         return best
 

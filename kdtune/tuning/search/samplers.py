@@ -91,7 +91,7 @@ def _import_sampler(name: str) -> Callable[..., Any]:
     return factory
 
 
-def require_finite(space: SearchSpace) -> None:
+def require_enumerable(space: SearchSpace) -> None:
     """Refuse a space whose points cannot be listed, as `GRID_SAMPLER` does."""
     for trial, _ in space.probe_points():
         for key, distribution in trial.distributions.items():

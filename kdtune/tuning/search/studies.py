@@ -99,7 +99,7 @@ class CellStudies:
         name, seed = self.sweep.sampler, self.sweep.seed
         if name == samplers.GRID_SAMPLER:
             for method in self.sweep.methods:
-                samplers.require_finite(spaces[method])
+                samplers.require_enumerable(spaces[method])
         elif name not in (samplers.AUTO_SAMPLER, *samplers.STATELESS_SAMPLERS):
             for cell in cells:
                 sampler = samplers.make_sampler(name, derive_seed(seed, *cell))

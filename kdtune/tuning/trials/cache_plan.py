@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from kdtune.log.events import CacheRecord
+from kdtune.log.events import CachePlan
 from kdtune.storage.array_cache import PLANNED_CACHE_SHARE, needed_cache_gb
 from kdtune.units import BYTES_PER_GB, format_bytes
 
@@ -15,7 +15,7 @@ def plan_cache(
     any_plain: bool,
     augmentations: int,
     epochs: int,
-) -> tuple[CacheRecord, list[str]]:
+) -> tuple[CachePlan, list[str]]:
     """Choose what is cached, and explain it in lines for a person.
 
     These are the targets of as many methods as fit, small ones first, then augmented views.
@@ -68,4 +68,4 @@ def plan_cache(
         target_bytes_in_all = num_bytes - base_bytes - num_views * image_bytes
         parts += f"{format_bytes(target_bytes_in_all)} of the teacher's targets"
         lines.insert(0, f"the cache takes {format_bytes(num_bytes)}: {parts}")
-    return CacheRecord(methods=methods, augment_views=views, num_bytes=num_bytes), lines
+    return CachePlan(methods=methods, augment_views=views, num_bytes=num_bytes), lines

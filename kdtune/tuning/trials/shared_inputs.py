@@ -15,7 +15,7 @@ from kdtune.data.batches import describe_left_out
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData
 from kdtune.errors import RunError, UserError, last_line
-from kdtune.log.events import CacheRecord, SweepOpening
+from kdtune.log.events import CachePlan, SweepOpening
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.checks import dry_run
 from kdtune.methods.kd import FeatureMethod
@@ -60,7 +60,7 @@ class SharedInputs:
         self._batch_sizes = set[int]()
         self._taught_run: TrainConfig | None = None
         self.teacher_check: TeacherCheck | None = None
-        self.cache_plan = CacheRecord(methods=(), augment_views=0, num_bytes=0)
+        self.cache_plan = CachePlan(methods=(), augment_views=0, num_bytes=0)
         self.cache_plan_lines: list[str] = []
         self.pooling_lines: list[str] = []
 

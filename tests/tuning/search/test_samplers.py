@@ -17,7 +17,7 @@ from kdtune.tuning.search.samplers import (
     STATELESS_SAMPLERS,
     choose_sampler,
     make_sampler,
-    require_finite,
+    require_enumerable,
 )
 from kdtune.tuning.search.space import load_space, load_spaces
 
@@ -108,9 +108,9 @@ def test_a_grid_has_every_point_once_in_an_order_that_its_seed_decides(tmp_path)
     ],
 )
 def test_a_continuous_range_has_no_grid(tmp_path, text):
-    require_finite(write_space(tmp_path, FINITE))
+    require_enumerable(write_space(tmp_path, FINITE))
     with pytest.raises(UserError, match="tries every point, but 'lr' of .* has a continuous ran"):
-        require_finite(write_space(tmp_path, text))
+        require_enumerable(write_space(tmp_path, text))
 
 
 @pytest.mark.skipif(not KNOWS_RUNNING_TRIALS, reason="needs Optuna 5")
