@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
 
 
 CLUSTER = ROOT / "examples" / "cluster"
+[INSTALLED_RAY] = re.findall(r"^ray==(.*)$", (ROOT / ".constraints.txt").read_text(), re.MULTILINE)
 
 
 def test_the_cluster_launcher_file_fits_the_schema_of_ray():
@@ -48,14 +50,14 @@ def test_the_cluster_launcher_file_fits_the_schema_of_ray():
     config = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
     jsonschema.validate(config, schema)
     assert config["head_node_type"] in config["available_node_types"]
-    assert ray.__version__ in " ".join(config["setup_commands"])
+    assert f"ray[default]=={INSTALLED_RAY}" in " ".join(config["setup_commands"])
 
 
 def test_the_kuberay_job_is_complete():
     job = yaml.safe_load((CLUSTER / "rayjob.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     cluster = job["spec"]["rayClusterSpec"]
-    assert cluster["rayVersion"] == ray.__version__ and "kdtune" in job["spec"]["entrypoint"]
+    assert cluster["rayVersion"] == INSTALLED_RAY and "kdtune" in job["spec"]["entrypoint"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]
         volumes = {volume["name"] for volume in pod["volumes"]}

@@ -66,27 +66,35 @@ _FLOAT32_BACKENDS = (
 
 def _get_float32_precision() -> tuple[str | None, bool | None, list[str]]:
     matmul = cudnn_tf32 = None
-    with suppress(RuntimeError):  # torch refuses both where they disagree with `fp32_precision`
-        matmul = torch.get_float32_matmul_precision()
-    with suppress(RuntimeError):
-        cudnn_tf32 = cudnn.allow_tf32
+    with warnings.catch_warnings(action="ignore"):  # torch 2.9 warns of both
+        with suppress(RuntimeError):  # refused where they disagree with `fp32_precision`
+            matmul = torch.get_float32_matmul_precision()
+        with suppress(RuntimeError):
+            cudnn_tf32 = cudnn.allow_tf32
     return matmul, cudnn_tf32, [str(backend.fp32_precision) for backend in _FLOAT32_BACKENDS]
 
 
 def _set_float32_precision(wanted: tuple[str | None, bool | None, list[str]]) -> None:
     matmul, cudnn_tf32, precisions = wanted
-    if matmul is not None:
-        torch.set_float32_matmul_precision(matmul)
-    if cudnn_tf32 is not None:
-        cudnn.allow_tf32 = cudnn_tf32
+    with warnings.catch_warnings(action="ignore"):
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if cudnn_tf32 is not None:
+            cudnn.allow_tf32 = cudnn_tf32
     for backend, precision in zip(_FLOAT32_BACKENDS, precisions, strict=True):
         backend.fp32_precision = precision
+
+
+def _get_default_device() -> torch.device | None:
+    with suppress(AttributeError):  # torch 2.9 has none to return after None was set
+        return torch.get_default_device()
+    return None
 
 
 _STATE_ACCESSORS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     # Any default device, even the usual one, slows down every call of torch.
-    (torch.get_default_device, lambda _: torch.set_default_device(None)),
+    (_get_default_device, lambda _: torch.set_default_device(None)),
     (torch.get_num_threads, torch.set_num_threads),
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),

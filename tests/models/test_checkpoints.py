@@ -351,7 +351,7 @@ def test_a_checkpoint_of_kdtune_is_not_loaded_under_another_name(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 100])
 def test_broken_safetensors_are_a_sentence(tmp_path, content):
     (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match="is not a readable checkpoint"):
+    with pytest.raises(UserError, match="not a readable checkpoint|is damaged"):
         load_model(tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="There is no file"):
         load_model(tmp_path / "y.safetensors")

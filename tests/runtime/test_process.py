@@ -32,7 +32,7 @@ def mess_up():
 
 def state():
     return (
-        torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(),
+        torch.get_default_dtype(), torch.empty(0).device, torch.get_num_threads(),
         torch.is_grad_enabled(), torch.is_anomaly_enabled(), torch.get_float32_matmul_precision(),
         torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark,
         np.geterr(), list(warnings.filters), list(sys.path), dict(os.environ),

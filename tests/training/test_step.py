@@ -92,6 +92,9 @@ def test_kernels_are_counted_without_views():
     assert counter.count == 3  # a copy of what is not contiguous, an addition, and a sum
 
 
+@pytest.mark.skipif(
+    torch.__version__ < (2, 10), reason="fake tensors of torch 2.9 crash the process"
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_keeps_to_its_device(folder, method):
     """On a GPU that does not exist; a tensor elsewhere, or a number that is read, is an error."""

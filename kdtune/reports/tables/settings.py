@@ -18,7 +18,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from kdtune.config.strengths import STRENGTHS
@@ -111,7 +110,6 @@ def _compute_importances(
         return {}
     with quiet_optuna(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Some regimes for parameter", UserWarning)
-        warnings.filterwarnings("ignore", category=ExperimentalWarning)  # Optuna 4
         study = optuna.create_study(direction="maximize")
         for trial in trials[[*space, "value"]].to_dict("records"):
             known = [name for name in space if not pd.isna(trial[name])]

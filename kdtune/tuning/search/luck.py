@@ -19,7 +19,6 @@ from torch import Tensor
 
 from kdtune.reports.tables.statistics import bootstrap_best_sd
 from kdtune.tuning.search.cell_model import CellModel
-from kdtune.tuning.search.optuna_private import joint_posterior
 
 LEFT_TO_GAIN_QUANTILE = 0.9
 """Chance that no more is left to gain than the log says."""
@@ -85,7 +84,7 @@ def _near_points(model: CellModel, tried: np.ndarray, rng: np.random.RandomState
 
 def _draw_functions(model: CellModel, points: Tensor, rng: np.random.RandomState) -> np.ndarray:
     """Return standardised values of functions, [NUM_DRAWS, points]."""
-    mean, covariance = joint_posterior(model.process, points)
+    mean, covariance = model.process.posterior(points, joint=True)
     covariance.diagonal().add_(_JITTER)
     values, vectors = torch.linalg.eigh(covariance)
     noise = torch.from_numpy(rng.standard_normal((NUM_DRAWS, len(points))))

@@ -4,10 +4,7 @@ Optuna gives nobody the posterior of its sampler. `tests/tuning/search/test_optu
 tests each name with the installed version.
 """
 
-import warnings
 from collections.abc import Callable
-from inspect import signature
-from typing import Any
 
 import numpy as np
 import optuna
@@ -15,16 +12,12 @@ import torch
 from optuna._gp import acqf, gp
 from optuna._gp.gp import GPRegressor as GPRegressor
 from optuna._gp.search_space import SearchSpace
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import GPSampler
 from torch import Tensor
 
 from kdtune.log.distributions import quiet_optuna
 
 NormalizedSpace = SearchSpace
-
-KNOWS_RUNNING_TRIALS = hasattr(acqf, "qLogEI")
-"""True if improvements can be expected beside running trials: with Optuna 5.0, not with 4.8."""
 
 MIN_NOISE_VARIANCE = 1e-3
 NOISE_CONCENTRATION, NOISE_RATE = 1.5, 4.0
@@ -55,22 +48,6 @@ def fit_process(points: np.ndarray, values: np.ndarray, is_categorical: np.ndarr
         )
 
 
-def joint_posterior(process: GPRegressor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean [N] and covariance [N, N] at points of the unit cube.
-
-    Args:
-        process: a fitted Gaussian process.
-        points: [N, D].
-    """
-    if "joint" in signature(process.posterior).parameters:
-        return process.posterior(points, joint=True)
-    old: Any = process  # Optuna 4.5 gives the variances alone
-    cross = old.kernel(points, old._X_train)
-    covariance = old.kernel(points, points) - cross @ old._cov_Y_Y_inv @ cross.T
-    covariance.diagonal().clamp_min_(0.0)
-    return cross @ old._cov_Y_Y_inv_Y, covariance
-
-
 def _log_prior(process: GPRegressor) -> Tensor:
     """Return the log prior of Optuna's, but for the noise."""
     inverse_lengths, scale = process.inverse_squared_lengthscales, process.kernel_scale
@@ -97,7 +74,7 @@ class ShiftedProcess(GPRegressor):
 
     def posterior(self, x: Tensor, joint: bool = False) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and variance of points."""
-        mean, variance = joint_posterior(self.process, x) if joint else super().posterior(x)
+        mean, variance = super().posterior(x, joint)
         return mean + self.prior_mean(x), variance
 
 
@@ -107,10 +84,6 @@ class ProcessSampler(GPSampler):
     Args:
         options: as of `GPSampler`.
     """
-
-    def __init__(self, **options: Any):
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # Optuna 4
-            super().__init__(**options)
 
     def best_point(
         self, process: GPRegressor, space: SearchSpace, best: np.ndarray, running: np.ndarray

@@ -15,7 +15,6 @@ from optuna.samplers import BaseSampler
 from kdtune.config.names import require_sampler_name
 from kdtune.errors import UserError, first_line
 from kdtune.tuning.search.gp_sampler import GaussianProcessSampler
-from kdtune.tuning.search.optuna_private import KNOWS_RUNNING_TRIALS
 from kdtune.tuning.search.space import SearchSpace
 
 GRID_SAMPLER = "grid"  # tries every point of a space once, in random order
@@ -45,13 +44,12 @@ STATEFUL_SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
 
 def choose_sampler(space: SearchSpace) -> str:
     """Return the sampler that `AUTO_SAMPLER` stands for; benchmarks/README.md compares them."""
-    return GP_SAMPLER if KNOWS_RUNNING_TRIALS and space.define_by_run is None else "tpe"
+    return GP_SAMPLER if space.define_by_run is None else "tpe"
 
 
 def describe_sampler(name: str) -> str:
     """Return the name of a sampler for the user."""
-    auto = f"{GP_SAMPLER} (tpe for a space that is a function)" if KNOWS_RUNNING_TRIALS else "tpe"
-    return auto if name == AUTO_SAMPLER else name
+    return f"{GP_SAMPLER} (tpe for a space that is a function)" if name == AUTO_SAMPLER else name
 
 
 def make_sampler(name: str, seed: int, **options: Any) -> BaseSampler:
@@ -63,8 +61,6 @@ def make_sampler(name: str, seed: int, **options: Any) -> BaseSampler:
         seed: passed to it if it takes a ``seed``.
         options: passed to it as well.
     """
-    if name == GP_SAMPLER and not KNOWS_RUNNING_TRIALS:
-        raise UserError("The sampler 'gp' needs Optuna 5; use another one, such as 'tpe'.")
     factory = (STATELESS_SAMPLERS | STATEFUL_SAMPLERS).get(name) or _import_sampler(name)
     try:
         takes_seed = "seed" in inspect.signature(factory).parameters

@@ -152,7 +152,7 @@ def test_what_stays_when_something_is_missing(make, form):
 
 def test_forms_for_programs_hold_all_columns_unrounded():
     tables = four_cells().tables
-    csv = pd.read_csv(io.StringIO(shown(tables, "csv")))
+    csv = pd.read_csv(io.StringIO(shown(tables, "csv")), float_precision="round_trip")
     assert csv.columns.tolist() == LEADERBOARD.names
     exact = tables.leaderboard.test_half_width_points.tolist()
     assert csv.test_half_width_points.tolist() == exact

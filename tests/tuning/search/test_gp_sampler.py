@@ -7,11 +7,8 @@ from optuna.distributions import FloatDistribution
 
 from kdtune.tuning.search.cell_model import CellModel
 from kdtune.tuning.search.gp_sampler import STARTUP_TRIALS, GaussianProcessSampler
-from kdtune.tuning.search.optuna_private import KNOWS_RUNNING_TRIALS
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
-
-pytestmark = pytest.mark.skipif(not KNOWS_RUNNING_TRIALS, reason="needs Optuna 5")
 
 
 def accuracy(params, peak=0.7):

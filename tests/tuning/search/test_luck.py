@@ -16,7 +16,6 @@ from kdtune.reports.tables.statistics import Estimate, decide_verdict
 from kdtune.tuning.search import luck
 from kdtune.tuning.search.cell_model import CellModel
 from kdtune.tuning.search.luck import draw_left_to_gain, search_luck
-from kdtune.tuning.search.optuna_private import joint_posterior
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.search.studies import CellStudies
 
@@ -50,7 +49,7 @@ def test_what_is_left_to_gain_is_the_best_of_a_grid_minus_the_models_choice(monk
     mean, _ = model.posterior()
     best = model.points[[int(mean.argmax())]]
     points = torch.from_numpy(np.vstack([best, np.linspace(0, 1, 200)[:, None]]))
-    center, covariance = joint_posterior(model.process, points)
+    center, covariance = model.process.posterior(points, joint=True)
     rng = np.random.default_rng(0)
     moments = center.numpy(), covariance.numpy()
     accuracies = model.warp.invert(rng.multivariate_normal(*moments, 4_000, check_valid="ignore"))

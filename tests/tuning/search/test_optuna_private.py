@@ -6,12 +6,10 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from kdtune.tuning.search.optuna_private import (
-    KNOWS_RUNNING_TRIALS,
     NormalizedSpace,
     ProcessSampler,
     ShiftedProcess,
     fit_process,
-    joint_posterior,
 )
 
 SPACE = {"lr": FloatDistribution(1e-3, 1e-1, log=True), "size": CategoricalDistribution([8, 16])}
@@ -55,14 +53,12 @@ def test_a_shifted_process_adds_its_prior_mean_to_every_posterior():
     points = torch.tensor([[0.2], [0.8]], dtype=torch.float64)
     for joint in (False, True):
         (plain, variance), (shifted_mean, shifted_variance) = (
-            joint_posterior(p, points) if joint else p.posterior(points)
-            for p in (process, shifted)
+            p.posterior(points, joint=joint) for p in (process, shifted)
         )
         assert torch.allclose(shifted_mean - plain, 3 * points[:, 0])
         assert torch.equal(variance, shifted_variance)
 
 
-@pytest.mark.skipif(not KNOWS_RUNNING_TRIALS, reason="needs Optuna 5")
 @pytest.mark.parametrize("running", [[], [[0.5]]])
 def test_the_best_point_is_where_the_posterior_promises_most(running):
     """Values rise to 0.7 and fall after it; a point that is tried now is not proposed again."""
@@ -78,7 +74,7 @@ def test_the_joint_posterior_has_the_mean_and_variance_of_each_point():
     rng = np.random.default_rng(0)
     process = fit_process(rng.random((8, 2)), rng.standard_normal(8), np.zeros(2, dtype=bool))
     points = torch.from_numpy(rng.random((5, 2)))
-    mean, covariance = joint_posterior(process, points)
+    mean, covariance = process.posterior(points, joint=True)
     expected = process.posterior(points)
     assert torch.allclose(mean, expected[0]) and torch.allclose(covariance.diagonal(), expected[1])
     assert (

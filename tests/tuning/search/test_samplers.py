@@ -9,9 +9,7 @@ import pytest
 from kdtune.config.names import SAMPLER_NAMES
 from kdtune.errors import UserError
 from kdtune.tuning.search import samplers
-from kdtune.tuning.search.optuna_private import KNOWS_RUNNING_TRIALS
 from kdtune.tuning.search.samplers import (
-    GP_SAMPLER,
     GRID_SAMPLER,
     STATEFUL_SAMPLERS,
     STATELESS_SAMPLERS,
@@ -20,8 +18,6 @@ from kdtune.tuning.search.samplers import (
     require_enumerable,
 )
 from kdtune.tuning.search.space import load_space, load_spaces
-
-UNTRIED = {GRID_SAMPLER} if KNOWS_RUNNING_TRIALS else {GRID_SAMPLER, GP_SAMPLER}
 
 
 def write_space(folder, text):
@@ -33,7 +29,7 @@ def write_space(folder, text):
 @pytest.mark.parametrize(
     "name",
     [
-        *(name for name in STATELESS_SAMPLERS if name not in UNTRIED),
+        *(name for name in STATELESS_SAMPLERS if name != GRID_SAMPLER),
         *STATEFUL_SAMPLERS,
         "optuna.samplers.NSGAIISampler",
     ],
@@ -113,7 +109,6 @@ def test_a_continuous_range_has_no_grid(tmp_path, text):
         require_enumerable(write_space(tmp_path, text))
 
 
-@pytest.mark.skipif(not KNOWS_RUNNING_TRIALS, reason="needs Optuna 5")
 def test_auto_is_gp_for_a_space_that_is_a_dict(tmp_path):
     function = "METHOD='at'; START=[]\ndef SPACE(trial): trial.suggest_float('lr', 0.1, 1)"
     assert choose_sampler(load_spaces()["at"]) == "gp"
