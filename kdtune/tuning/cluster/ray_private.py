@@ -57,7 +57,7 @@ def disable_memory_monitor() -> None:
 
 def is_ray_node() -> bool:
     """Return True if a Ray node runs on this machine; `ray.init` waits a minute for one."""
-    return bool(services.find_node_ids())
+    return bool(services._find_address_from_flag("--gcs-address"))
 
 
 @contextmanager
