@@ -132,7 +132,7 @@ def _make_options(
 
 
 def _make_option(name: str, field: "FieldInfo", show_default: bool) -> click.Option:
-    from kdtune.config.sweep import COUNT, DURATION
+    from kdtune.config.field_types import COUNT, DURATION
 
     flag = FLAG_NAMES.get(name, name).replace("_", "-")
     is_flag, is_text = field.annotation is bool, False

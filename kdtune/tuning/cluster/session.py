@@ -19,7 +19,8 @@ from ray import tune
 
 import kdtune
 import search_spaces
-from kdtune.config.sweep import SweepConfig, value_for_model
+from kdtune.config.field_types import value_for_model
+from kdtune.config.sweep import SweepConfig
 from kdtune.errors import RunError, UserError
 from kdtune.runtime.console import say, waiting
 from kdtune.runtime.signals import defer_interrupt
