@@ -72,6 +72,7 @@ FAKES = {
     "srun": 'echo "srun $*" >> "$SAID"; exec sleep 60',
     "openssl": "echo 0123",
     "kdtune": 'echo "kdtune $* $RAY_AUTH_MODE $RAY_AUTH_TOKEN" >> "$SAID"; '
+    'until [ "$(grep -c ^srun "$SAID")" = 2 ]; do sleep 0.05; done; '
     "trap 'exit 143' TERM; sleep ${SECONDS_OF_SWEEP:-0} & wait; exit ${CODE:-0}",
 }
 

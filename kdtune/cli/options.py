@@ -26,8 +26,32 @@ DRY_RUN_PASSED = "All checks passed; nothing was trained."
 """What a command prints at the end of a dry run."""
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 NEW_PATH = click.Path(path_type=Path)
+
+
+class _FolderOfSweep(click.Path):
+    """A folder, or the name of one in results/."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        in_results = Path("results", value)
+        value = in_results if not Path(value).exists() and in_results.is_dir() else value
+        return super().convert(value, param, ctx)
+
+
+class _FileOfSweep(click.Path):
+    """A file; what else may be meant by a word without a flag is answered with the flag."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if Path(value).is_dir():
+            self.fail(f"'{value}' is a folder; images are given by --data {value}.", param, ctx)
+        if not Path(value).exists():
+            problem = f"There is no file '{value}'"
+            self.fail(f"{problem}; names of a list need commas, as in at,fitnets.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+EXISTING_FOLDER = _FolderOfSweep(exists=True, file_okay=False, path_type=Path)
+SWEEP_FILE = _FileOfSweep(path_type=Path)
 
 
 class SettingsCommand(click.Command):

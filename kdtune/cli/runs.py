@@ -86,7 +86,10 @@ def train(
     from kdtune.config.train import TrainConfig
     from kdtune.storage.files import read_yaml
 
-    epochs = read_yaml(file).get("epochs", TrainConfig.model_fields["epochs"].default)
+    settings = read_yaml(file)
+    if {"methods", "models"} & settings.keys():
+        raise UserError(f"{file} has the settings of a sweep: kdtune sweep {file}")
+    epochs = settings.get("epochs", TrainConfig.model_fields["epochs"].default)
     with waiting("loading PyTorch", options.make_say(output_mode)):
         from kdtune.training.rerun import train_from_file
         from kdtune.training.run import RunWatch

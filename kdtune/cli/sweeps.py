@@ -8,7 +8,7 @@ import click
 from click import argument, option
 
 from kdtune.cli import options
-from kdtune.cli.options import EXISTING_FILE, EXISTING_FOLDER, NEW_PATH, SettingsCommand
+from kdtune.cli.options import EXISTING_FOLDER, NEW_PATH, SWEEP_FILE, SettingsCommand
 from kdtune.errors import UserError
 from kdtune.runtime.console import waiting
 
@@ -37,7 +37,7 @@ def _sweep_settings(file: Path | None, flags: dict[str, Any], **defaults: Any) -
 
 
 @click.command(cls=SettingsCommand, make_options=options.sweep_options)
-@argument("file", required=False, type=EXISTING_FILE)
+@argument("file", required=False, type=SWEEP_FILE)
 @options.output_mode
 @option("--plan", is_flag=True, help="Plan the sweep first; the report compares it with the plan.")
 @options.dry_run
@@ -63,7 +63,7 @@ def sweep(file: Path | None, output_mode: str, plan: bool, dry_run: bool, **flag
 
 
 @click.command(cls=SettingsCommand, make_options=options.sweep_options)
-@argument("file", required=False, type=EXISTING_FILE)
+@argument("file", required=False, type=SWEEP_FILE)
 @options.output_mode
 @options.slots
 @option(

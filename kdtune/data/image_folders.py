@@ -43,9 +43,10 @@ def scan_image_folder(root: Path) -> NamedDataset:
     splits, left_out = split_folders(root), Counter[str]()
     train_folder = splits.get("train", root)
     if (count := len(list_folders(train_folder))) < 2:
+        loose = 0 if count else len(list_images(train_folder, left_out))
         raise UserError(
             f"{printable_path(train_folder)} must hold at least two folders, one per class; it "
-            f"holds {count}."
+            f"holds {count}{f', and {loose:,} images' if loose else ''}."
         )
     for folder in list_folders(root) if splits else ():
         if folder not in splits.values():

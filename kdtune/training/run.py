@@ -270,7 +270,8 @@ def describe_start(config: TrainConfig, num_images: int) -> str:
         num_images: number of training images.
     """
     device = pick_device(config.device)
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' * (count > 1)}" if device.type == "cpu" else ""
     steps = math.ceil(num_images / config.batch_size)
     return (
         f"{config.model} on {gpu_name(device) or device.type}{threads}: at most {config.epochs} "

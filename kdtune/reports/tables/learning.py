@@ -43,8 +43,8 @@ _TEXTS = {
     "more epochs or another lr.",
     Sign.GUESSES: "{cells}: no trial clearly beats guessing{versus}, not even on training images; "
     "try more epochs or another lr.",
-    Sign.MEMORISES: "{cells}: trials beat guessing on training images only, not on "
-    "validation{versus}; check the labels, or add training images.",
+    Sign.MEMORISES: "{cells}: no trial clearly beats guessing{versus}, except on training images; "
+    "check the labels, or add epochs or images.",
     Sign.TEACHER_BELOW_STUDENT: "Without a teacher {model} does better on validation{score} "
     "than the teacher ({teacher}): train the teacher for more epochs.",
     Sign.NOT_FITTED: "{cells}: the best trial only guesses on its training images; try more "

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def sweep_status(sweep: SweepSnapshot) -> dict[str, Any]:
     config = SweepConfig.parse(opening_events[-1].config)
     trials, runs = (TrialHistory(log).trials for log in (events, confirm_events))
     all_trials = trials | runs
+    started = Counter(trial.cell for trial in trials.values())
     running = {k: trial for k, trial in all_trials.items() if trial.state == TrialState.RUNNING}
     last_event = max([events[-1], *confirm_events[-1:]], key=lambda event: event.time)
     logs = {"resume": events, "confirm": confirm_events}
@@ -44,7 +46,8 @@ def sweep_status(sweep: SweepSnapshot) -> dict[str, Any]:
         "run_by": sweep.lock_holder() if is_locked else None,
         "cells": len(config.cells()),
         "trials_ended": len(trials.keys() - running),
-        "trials_total": config.trials and config.trials * len(config.cells()),
+        "trials_total": config.trials
+        and sum(max(config.trials, started[cell]) for cell in config.cells()),
         "epochs_trained": sum(t.epochs[-1].epoch for t in trials.values() if t.epochs),
         "seconds_since_last_event": max(0.0, time.time() - last_event.time),
         "times_resumed": len(opening_events) - 1,
@@ -90,7 +93,7 @@ def status_lines(sweep: SweepSnapshot) -> Iterator[str]:
     if status["continue_with"] and state != "running":
         yield f"to continue: {status['continue_with']}"
     elif not status["continue_with"]:
-        yield "it is complete; 'kdtune resume' adds trials, epochs or cells"
+        yield "it is complete; 'kdtune resume' adds trials, methods or students"
 
 
 def _format_times(verb: str, count: int) -> str:

@@ -323,7 +323,11 @@ def test_repeats_and_seed_noise_are_in_the_section_of_the_search(tmp_path):
 
 
 def test_the_search_says_how_near_it_has_come_to_the_best(tmp_path):
-    sweep = Sweep().search("at", "A", 0.8).search("kd", "A", 0.7)
+    few = Sweep().search("at", "A", *6 * [0.8]).search("kd", "A", *5 * [0.7])
+    few.model("at", "A", changes={"left_to_gain": 0.1}, t0=0.8)
+    needed = "is unknown: that takes 6 finished trials a cell, and one has 5."
+    assert needed in page_of(tmp_path / "few", few).said
+    sweep = Sweep().search("at", "A", *6 * [0.8]).search("kd", "A", *6 * [0.7])
     assert "the best of their spaces is unknown" in page_of(tmp_path / "none", sweep).said
     for method, gain in (("at", 0.035), ("kd", 0.002)):
         sweep.model(method, "A", changes={"left_to_gain": gain}, t0=0.8)

@@ -21,6 +21,8 @@ COLUMNS = (
 
 RESULTS = ("search_noise_sd_points", "search_luck_points", "left_to_gain_points")
 
+MIN_FINISHED_TRIALS = 6  # of a cell; fewer say little about its space
+
 CAPTION = (
     "Trials by state, and their cost. Search luck: by how much a repeated search would change the "
     "result (standard deviation). Left to gain: the best of the space minus what was found, at "
@@ -60,9 +62,15 @@ def search_section(sweep: LoadedSweep) -> Iterator[Block]:
     yield from plan_section(sweep.folder)
 
 
-def _describe_left_to_gain(points: pd.Series) -> str:
+def _describe_left_to_gain(leaderboard: pd.DataFrame) -> str:
+    points = leaderboard["left_to_gain_points"].dropna()
     if points.empty:
         return "How far the searches are from the best of their spaces is unknown without models."
+    if (least := leaderboard["trials_finished"].min()) < MIN_FINISHED_TRIALS:
+        return (
+            "How far the searches are from the best of their spaces is unknown: that takes "
+            f"{MIN_FINISHED_TRIALS} finished trials a cell, and one has {least}."
+        )
     text = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (points.min(), points.max())))
     return (
         f"By the models of the cells, each search has come within {text} points of the best of "
@@ -72,7 +80,7 @@ def _describe_left_to_gain(points: pd.Series) -> str:
 
 def _caption(leaderboard: pd.DataFrame, has_expected: bool) -> str:
     gap = leaderboard["optimism_gap_points"].mean()
-    text = _describe_left_to_gain(leaderboard["left_to_gain_points"].dropna())
+    text = _describe_left_to_gain(leaderboard)
     if leaderboard["validation_accuracy_percent"].notna().any():
         text += " Open marks at the right: the chosen candidates, retrained with fresh seeds "
         text += "(mean ± standard deviation)."
