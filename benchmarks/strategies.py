@@ -200,10 +200,10 @@ class PatchedStrategy(KdtuneStrategy):
 
 
 class RevivingStrategy(KdtuneStrategy):
-    """The search of a sweep that takes every other repeat for a stopped trial, which continues.
+    """The search of a sweep in which a stopped trial resumes in place of every other repeat.
 
-    That trial is the one that the model expects most of, and has its checkpoint still: only the
-    epochs that it lacks count. So it is known to the model by two values.
+    It is the best one by the model, and resumes from its checkpoint: only its further epochs
+    count. The model then has two values of it.
     """
 
     def suggest(self) -> SimulatedTrial:

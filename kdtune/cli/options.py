@@ -29,17 +29,23 @@ EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_PATH = click.Path(path_type=Path)
 
 
-class _FolderOfSweep(click.Path):
-    """A folder, or the name of one in results/."""
+def find_sweep_folder(name: str) -> Path:
+    """Return the folder that a name stands for, one in results/ if there is no other."""
+    from kdtune.log.folder import RESULTS_FOLDER
+
+    in_results = RESULTS_FOLDER / name
+    return in_results if in_results.is_dir() and not Path(name).exists() else Path(name)
+
+
+class _SweepFolderPath(click.Path):
+    """An existing folder, or the name of one in results/."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        in_results = Path("results", value)
-        value = in_results if not Path(value).exists() and in_results.is_dir() else value
-        return super().convert(value, param, ctx)
+        return super().convert(find_sweep_folder(value), param, ctx)
 
 
-class _FileOfSweep(click.Path):
-    """A file; what else may be meant by a word without a flag is answered with the flag."""
+class _SweepFilePath(click.Path):
+    """An existing file; other words without a flag are refused with the flag that they need."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if Path(value).is_dir():
@@ -50,8 +56,8 @@ class _FileOfSweep(click.Path):
         return super().convert(value, param, ctx)
 
 
-EXISTING_FOLDER = _FolderOfSweep(exists=True, file_okay=False, path_type=Path)
-SWEEP_FILE = _FileOfSweep(path_type=Path)
+EXISTING_FOLDER = _SweepFolderPath(exists=True, file_okay=False, path_type=Path)
+SWEEP_FILE = _SweepFilePath(path_type=Path)
 
 
 class SettingsCommand(click.Command):

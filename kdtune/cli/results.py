@@ -9,7 +9,7 @@ import click
 from click import Choice, argument, option
 
 from kdtune.cli import options
-from kdtune.cli.options import EXISTING_FOLDER, NEW_PATH
+from kdtune.cli.options import EXISTING_FOLDER, NEW_PATH, find_sweep_folder
 from kdtune.errors import UserError
 from kdtune.runtime.console import say
 
@@ -37,12 +37,9 @@ def rm(names: tuple[str, ...], yes: bool) -> None:
 
     What a sweep has in a storage, MLflow or W&B stays there.
     """
-    from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
+    from kdtune.log.folder import SweepFolder
 
-    in_results = [RESULTS_FOLDER / name for name in names]
-    paths = [
-        path if path.exists() else Path(name) for path, name in zip(in_results, names, strict=True)
-    ]
+    paths = [find_sweep_folder(name) for name in names]
     for path in paths:
         SweepFolder(path).require_log()
     if not yes:

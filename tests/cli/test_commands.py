@@ -267,6 +267,14 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(kdtune, tmp_path, words, s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_file_of_a_sweep_is_not_that_of_a_run(kdtune, tmp_path):
+    (tmp_path / "sweep.yaml").write_text("{name: x, data: digits, methods: [at]}")
+    code, _, err = kdtune("train", "sweep.yaml")
+    assert (code, err) == (
+        2, "kdtune: sweep.yaml has the settings of a sweep: kdtune sweep sweep.yaml\n"
+    )  # fmt: skip
+
+
 def test_an_unreadable_image_stops_a_sweep_before_it_begins(kdtune, tmp_path):
     write_digits(tmp_path / "data", 8)
     for path in (tmp_path / "data" / "digit-3").iterdir():

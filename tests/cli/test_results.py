@@ -51,6 +51,7 @@ def test_a_sweep_is_removed_when_the_user_says_yes(kdtune, tmp_path, monkeypatch
         code, out, err = kdtune("rm", "a")
         assert code == 2 and not out and sentence in err and places["a"].exists()
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert kdtune("status", "a")[0] == 0  # results/a
     assert kdtune("rm", "a")[:2] == (0, "removed results/a\n")
     with SweepFolder(places["b"]).locked():
         code, _, err = kdtune("rm", "b", "--yes")
