@@ -172,9 +172,9 @@ def spaces(folder: Path | None, files: tuple[str, ...]) -> None:
 @options.output_mode
 @click.pass_context
 def demo(ctx: click.Context, name: str, output_mode: str) -> None:
-    """Compare AT and FitNets on real images that kdtune contains, in minutes on two cores.
+    """Compare four methods on real images that kdtune contains, in minutes on two cores.
 
-    Runs `kdtune teacher`, then `kdtune sweep`, and prints both commands.
+    Runs `kdtune teacher`, then `kdtune sweep --confirm`, and prints both commands.
     """
     from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 
@@ -184,9 +184,9 @@ def demo(ctx: click.Context, name: str, output_mode: str) -> None:
     commands = [
         f"teacher --data digits --image-size 8 --model ResNet18 --epochs 5 --out {teacher_file}"
         f"{' --quiet' if output_mode == 'quiet' else ''}",
-        f"sweep --data digits --teacher {teacher_file} --methods at,fitnets"
-        f" --models MultiBranchNet,ResNet18 --trials 3 --epochs 3"
-        f" --setting batch_size=64 --name {name}{mode}",
+        f"sweep --data digits --train-images 200 --teacher {teacher_file} --methods at,fitnets"
+        f" --models MultiBranchNet --trials 16 --epochs 6 --setting batch_size=32"
+        f" --confirm --top 1 --seeds 5 --name {name}{mode}",
     ]
     tell = options.make_say(output_mode)
     if teacher_file.exists():
