@@ -13,7 +13,7 @@ endif
 # Tests that start neither Ray nor a training of more than seconds.
 QUICK_TESTS := $(addprefix tests/,config log runtime storage methods)
 
-.PHONY: demo test slow quick quick-tests check lint types clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster bench-strengths bench-gpu bench-views reference bench-threads bench-augmentations test-lowest
+.PHONY: demo test slow quick quick-tests check lint types clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster bench-strengths bench-gpu bench-views reference reference-report bench-threads bench-augmentations test-lowest
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -102,12 +102,31 @@ bench-gpu: $(READY)
 bench-cluster: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cluster.py $(if $(OUT),--out $(OUT))
 
-# The study in results/reference once more, beside it; README there says how long it takes.
+# The studies in results/reference once more, beside them; README there says how long they take.
+# CIFAR=/path: CIFAR-10 as an ImageFolder, for the third.
+FASHION_TEACHER := results/reference-fashion-mnist-teacher.pth
+CIFAR_TEACHER := results/reference-cifar10-teacher.pth
+
 reference: $(READY)
 	$(BIN)/kdtune teacher --data fashion-mnist --train-images 10000 --validation-images 1000 --image-size 64 \
-		--model ResNet18 --epochs 6 --setting batch_size=64 --setting step_size=4 --out results/reference-teacher.pth
-	$(BIN)/kdtune sweep results/reference/sweep.yaml --teacher results/reference-teacher.pth --name reference-again
-	$(BIN)/kdtune report results/reference results/reference-again --out results/reference-again/both.html
+		--model ResNet18 --epochs 6 --setting batch_size=64 --setting step_size=4 --out $(FASHION_TEACHER)
+	for study in fashion-mnist fashion-mnist-strong; do \
+		$(BIN)/kdtune sweep results/reference/$$study/sweep.yaml --teacher $(FASHION_TEACHER) --name reference-$$study \
+			|| exit; \
+	done
+ifdef CIFAR
+	$(BIN)/kdtune teacher --data $(CIFAR) --train-images 20000 --validation-images 2000 --image-size 32 \
+		--model ResNet18 --epochs 10 --setting batch_size=64 --setting step_size=7 --out $(CIFAR_TEACHER)
+	$(BIN)/kdtune sweep results/reference/cifar10/sweep.yaml --data $(CIFAR) --teacher $(CIFAR_TEACHER) --name reference-cifar10
+endif
+	$(MAKE) reference-report
+
+# The tables of the studies, and one page, of their logs; also of repetitions that are there.
+STUDIES = $(wildcard results/reference/*/ results/reference-*/)
+
+reference-report: $(READY)
+	$(BIN)/kdtune leaderboard $(STUDIES) --format markdown
+	$(BIN)/kdtune report $(STUDIES) --out results/reference/report.html
 
 clean:
 	rm -rf .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -182,7 +182,9 @@ def test_the_commands_run_as_they_stand(ray_session, tmp_path, monkeypatch, caps
 
 
 @pytest.mark.slow
-def test_the_demo_ends_with_the_student_to_ship_and_a_row_for_every_cell(ray_session, tmp_path, monkeypatch, capsys):
+def test_the_demo_ends_with_the_student_to_ship_and_a_row_for_every_cell(
+    ray_session, tmp_path, monkeypatch, capsys
+):
     """On a part of its images and trials: how good its students are is not looked at."""
     monkeypatch.chdir(tmp_path)
     main, few = cli.main, "--epochs 1 --train-images 100"

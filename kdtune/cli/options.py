@@ -263,7 +263,6 @@ threads = option(
 )
 
 slots = option(
-    "--gpus",
     "--slots",
     "slot_counts",
     metavar="N,N,...",

@@ -36,6 +36,7 @@ SINGLE_RUN_FIELDS = OUTPUT_FIELDS | {"patience"}
 
 _NOT_SEARCHABLE = {
     **dict.fromkeys(CLI_FIELDS, "has a flag of its own; use that"),
+    "weights": "is for teachers; students start from random weights",
     **{key: f"follows from {source}; leave it out" for key, source in DERIVED_FIELDS.items()},
     **dict.fromkeys(SINGLE_RUN_FIELDS, "has no effect in a sweep; leave it out"),
 }

@@ -250,7 +250,8 @@ SHIP = Table(
     Column("p_value_holm", ".3f", "one-sided p-value of being behind by no more than "
            "min_difference_points, adjusted over the candidates"),
     Column("independent_images", ",d", "test images of the comparison; groups if they have any"),
-    *COMPARISON.select("limited_by", "min_difference_points"),
+    Column("limited_by", TEXT, "largest variance: `seeds` or `images`", "limited by"),
+    *COMPARISON.select("min_difference_points"),
     PARAMETERS, MACS, LATENCY_MS, LATENCY_DEVICE,
 )
 

@@ -50,8 +50,9 @@ def write_best_weights(
         if content and content["validation_accuracy"] == selected.validation_accuracy:
             write_checkpoint(path, content)
         else:
-            missing = f"no checkpoint of {selected.name} has the weights of its best epoch"
-            warn(f"{printable_path(path)} is not written: {missing}")
+            missing = f"the weights of {selected.name} were not kept"
+            remedy = "`kdtune confirm` or `kdtune train` with the .yaml beside it trains again"
+            warn(f"{printable_path(path)} is not written: {missing}; {remedy}")
 
 
 def _load_best_weights(

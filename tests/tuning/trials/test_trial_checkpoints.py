@@ -323,7 +323,7 @@ def test_weights_of_another_trial_than_the_best_are_removed(folder, tmp_path, al
     write_best_weights(sweep, select_best_runs(build_sweep_tables(list(log_of(trials)))))
     path = sweep.best_path("student", "MultiBranchNet", ".pth")
     assert not path.exists()
-    assert f"{path} is not written: no checkpoint of b has the weights" in capsys.readouterr().err
+    assert f"{path} is not written: the weights of b were not kept" in capsys.readouterr().err
 
 
 def test_no_room_for_weights_is_a_sentence(folder, tmp_path, always):
