@@ -13,7 +13,7 @@ SPACE = {
     "lr": tune.loguniform(1e-3, 0.3),
     "weight_decay": tune.loguniform(1e-5, 1e-2),
     "temperature": tune.uniform(1.0, 10.0),
-    "alpha_strength": tune.loguniform(0.01, 30.0),
+    "alpha_strength": tune.loguniform(0.01, 100.0),
     "beta_strength": tune.loguniform(0.01, 30.0),
 }
 START = [

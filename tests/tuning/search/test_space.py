@@ -41,10 +41,14 @@ def test_every_method_has_a_space_with_sources_and_a_start_point(method):
     assert describe_space(space).startswith(method)
 
 
-def test_the_range_of_beta_strength_is_the_same_for_all_methods():
-    spaces = load_spaces().values()
-    found = {repr(space.distributions.get("beta_strength")) for space in spaces}
-    assert found == {"None", "FloatDistribution(high=30.0, log=True, low=0.01, step=None)"}
+def test_strengths_have_one_range_but_for_fitnets_whose_published_weight_is_larger():
+    """RepDistiller's beta of 100 is a strength of 90 to 160."""
+    for method, space in load_spaces().items():
+        strengths = {name: d for name, d in space.distributions.items() if "strength" in name}
+        highest = {"alpha_strength": 100, "beta_strength": 300 if method == "fitnets" else 30}
+        assert {name: (d.low, d.high, d.log) for name, d in strengths.items()} == {
+            name: (0.01, highest[name], True) for name in strengths
+        }
 
 
 def test_vid_whose_loss_is_mostly_a_constant_at_first_searches_its_weight():
