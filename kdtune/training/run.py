@@ -1,6 +1,5 @@
 """A single run: checks of its settings and data, training, test, and its files."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from operator import length_hint
@@ -92,7 +91,8 @@ def run_training(
     sample_images = _check_first_batches(batches)
     _require_finite_teacher(config, teacher, sample_images)
     history = checkpoint["history"] if checkpoint is not None else []
-    num_steps = _count_steps(config, data, train_loader)
+    # A loader may not know its number of steps.
+    num_steps = count_steps(config, data) if data is not None else length_hint(train_loader) or None
     files = RunFiles(
         config, classes, teacher, sample_images, resumed_from, history, num_steps, watch.say
     )
@@ -116,7 +116,7 @@ def run_training(
         if teacher is None and METHODS[config.method].uses_teacher:
             files.say("No teacher: the terms of alpha and beta are absent.")
         if data is not None:
-            files.say(describe_start(config, len(data.train)))
+            files.say(describe_start(config, data))
         for result in epochs:
             files.save_epoch(result)
             watch.on_epoch(files.history[-1])
@@ -199,13 +199,6 @@ def _require_finite_teacher(
         require_finite(config, {"logits": logits.cpu().numpy()})
 
 
-def _count_steps(config: TrainConfig, data: ImageData | None, loader: object) -> int | None:
-    """Return the number of steps of an epoch; None if the loader does not know it."""
-    if data is not None:
-        return len(SeededBatchSampler(len(data.train), config.batch_size, shuffle=True))
-    return length_hint(loader) or None
-
-
 def _name_run(config: TrainConfig, checkpoint: dict[str, Any] | None) -> TrainConfig:
     """Return the settings with a name: the user's, the resumed run's, or an unused one."""
     name = config.experiment_name or (checkpoint or {}).get("config", {}).get("experiment_name")
@@ -262,20 +255,24 @@ def _numbered_classes(
     return tuple(map(str, range(max(labels) + 1)))
 
 
-def describe_start(config: TrainConfig, num_images: int) -> str:
+def count_steps(config: TrainConfig, data: ImageData) -> int:
+    """Return the number of training steps of an epoch."""
+    return len(SeededBatchSampler(len(data.train), config.batch_size, shuffle=True))
+
+
+def describe_start(config: TrainConfig, data: ImageData) -> str:
     """Return what is going to be trained, and on what device.
 
     Args:
         config: the run's settings.
-        num_images: number of training images.
+        data: its images.
     """
     device = pick_device(config.device)
     count = torch.get_num_threads()
     threads = f", {count} thread{'s' * (count > 1)}" if device.type == "cpu" else ""
-    steps = math.ceil(num_images / config.batch_size)
     return (
         f"{config.model} on {gpu_name(device) or device.type}{threads}: at most {config.epochs} "
-        f"epochs of {steps} steps; * marks the best epoch so far"
+        f"epochs of {count_steps(config, data)} steps; * marks the best epoch so far"
     )
 
 

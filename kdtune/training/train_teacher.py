@@ -55,7 +55,7 @@ def train_teacher(
     train, validation, test, class_counts = batches
     metadata: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial_path = out.with_name(f"{out.stem}.partial{out.suffix}")
-    say(describe_start(config, len(data.train)))
+    say(describe_start(config, data))
     epochs = fit(
         config,
         train,

@@ -6,6 +6,7 @@ cannot be written are lost.
 
 import io
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -74,7 +75,7 @@ class Screen:
         self._notebook_output: Any = None  # IPython's handle of an output
         self._next_refresh = 0.0
         self._pending_lines: deque[str] = deque()
-        self._flushing = False
+        self._flush_lock = threading.Lock()
 
     def say(self, text: str, kind: LineKind = INFO) -> None:
         """Write a line if the mode includes its kind; safe inside a signal handler.
@@ -123,9 +124,10 @@ class Screen:
         self._next_refresh = self.clock() + seconds
 
     def _flush(self, draw: bool = True) -> None:
-        if self._flushing:
-            return  # a signal handler interrupted it: its line is written at the end
-        self._flushing = True
+        # Waiting would deadlock in a signal handler that interrupted the holder, which writes the
+        # line as well.
+        if not self._flush_lock.acquire(blocking=False):
+            return
         try:
             while self._pending_lines:
                 if self._live is None:
@@ -142,7 +144,7 @@ class Screen:
                 while self._pending_lines:
                     print(self._pending_lines.popleft(), file=sys.stderr, flush=True)
         finally:
-            self._flushing = False
+            self._flush_lock.release()
 
     def _draw(self, display: Display) -> None:
         if self._console.is_jupyter:  # where rich's Live needs ipywidgets
