@@ -56,6 +56,25 @@ class _SweepFilePath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class NewFile(click.Path):
+    """A file to write, with one of some suffixes.
+
+    Args:
+        suffixes: in lower case, such as ``.png``.
+    """
+
+    def __init__(self, *suffixes: str):
+        super().__init__(path_type=Path)
+        self.suffixes = suffixes
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; refuse another suffix before the command does its work."""
+        path = super().convert(value, param, ctx)
+        if path.suffix.lower() not in self.suffixes:
+            self.fail(f"'{path}' must end with {' or '.join(self.suffixes)}.", param, ctx)
+        return path
+
+
 EXISTING_FOLDER = _SweepFolderPath(exists=True, file_okay=False, path_type=Path)
 SWEEP_FILE = _SweepFilePath(path_type=Path)
 
@@ -77,29 +96,57 @@ class SettingsCommand(click.Command):
         return [*self._setting_options(), *super().get_params(ctx)]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse arguments; a setting that is given as a flag is answered with how to give it."""
+        """Parse arguments; the unknown flag of a setting is answered with what to do instead."""
         words = list(args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            has_settings = any(param.name == "settings" for param in self.get_params(ctx))
-            if has_settings and (advice := _setting_advice(error.option_name, words)):
+            if advice := self.advise(error.option_name, words, ctx):
                 raise click.UsageError(advice, ctx) from None
             raise
 
+    def advise(self, flag: str, words: list[str], ctx: click.Context) -> str | None:
+        """Return what to do instead of giving a flag; None if it is the flag of no setting.
+
+        Args:
+            flag: unknown, with its hyphens.
+            words: all words of the command.
+            ctx: of the command.
+        """
+        has_settings = any(param.name == "settings" for param in self.get_params(ctx))
+        return _setting_advice(flag, words) if has_settings else None
+
+
+class ResumeCommand(SettingsCommand):
+    """A command that changes some settings of a sweep."""
+
+    def advise(self, flag: str, words: list[str], ctx: click.Context) -> str | None:
+        """Return what to do instead of changing a setting."""
+        from kdtune.config.sweep import RESUME_FIELDS, SweepConfig
+
+        if (key := _setting_name(flag)) not in SweepConfig.model_fields:
+            return None
+        if key in RESUME_FIELDS:
+            return f"No such option '{flag}': give it to 'kdtune resume'."
+        return (
+            f"No such option '{flag}': it stays as it was when the sweep started; a new sweep can "
+            "learn from this one with --warm-start."
+        )
+
+
+def _setting_name(flag: str) -> str:
+    from kdtune.config.base import ALIASES
+
+    name = flag.lstrip("-")
+    key = {name: key for key, name in FLAG_NAMES.items()}.get(name, name.replace("-", "_"))
+    return ALIASES.get(key, key)
+
 
 def _setting_advice(flag: str, words: list[str]) -> str | None:
-    """Return how to give a setting that was given as a flag; None for other flags.
-
-    Args:
-        flag: unknown, with its hyphens.
-        words: all words of the command.
-    """
-    from kdtune.config.base import ALIASES
+    """Return how to give a setting that was given as a flag; None for other flags."""
     from kdtune.config.train import METHOD_DEFAULTS, check_searchable
 
-    key = flag.lstrip("-").replace("-", "_")
-    key = ALIASES.get(key, key)
+    key = _setting_name(flag)
     try:
         check_searchable([key], METHOD_DEFAULTS)
     except UserError:

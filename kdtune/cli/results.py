@@ -116,6 +116,8 @@ def report(
     from kdtune.reports.tables.ship import ShipLimits
 
     print(write_report(folders, out, figures, ShipLimits(**limits)))
+    if figures is not None:
+        say(f"wrote the figures to {figures}")
 
 
 @click.command()

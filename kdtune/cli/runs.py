@@ -1,7 +1,6 @@
 """Commands about single runs, their data and their networks, and the cache."""
 
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,7 @@ import click
 from click import Choice, argument, option
 
 from kdtune.cli import options
-from kdtune.cli.options import EXISTING_FILE, NEW_PATH, SettingsCommand
+from kdtune.cli.options import EXISTING_FILE, NEW_PATH, NewFile, SettingsCommand
 from kdtune.errors import UserError
 from kdtune.runtime.console import say, waiting
 
@@ -116,7 +115,9 @@ def train(
 @argument("file", type=EXISTING_FILE)
 @options.plugin
 @option("--split", type=Choice(["train", "validation", "test", "all"]), default="test")
-@option("--figure", type=NEW_PATH, help="File for the confusion matrix: .png, .svg.")
+@option(
+    "--figure", type=NewFile(".png", ".svg"), help="File for the confusion matrix: .png, .svg."
+)
 @option("--format", "output_format", type=Choice(["table", "json", "markdown"]), default="table")
 @options.trust
 @options.say_if_slow("evaluating")
@@ -128,6 +129,7 @@ def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) 
     print(render_evaluation(evaluation, output_format), end="")
     if figure is not None:
         write_confusion_figure(evaluation, figure)
+        say(f"wrote {figure}")
 
 
 @click.command()
@@ -151,7 +153,7 @@ def predict(
 @click.command(cls=SettingsCommand, make_options=options.data_options)
 @argument("data")
 @options.plugin
-@option("--sheet", type=NEW_PATH, help="File for some images of each class: .png.")
+@option("--sheet", type=NewFile(".png"), help="File for some images of each class: .png.")
 @option("--format", "output_format", type=Choice(["table", "json", "markdown"]), default="table")
 @options.say_if_slow("looking at the images")
 def data(data: str, sheet: Path | None, output_format: str, **source: Any) -> None:
@@ -173,6 +175,7 @@ def data(data: str, sheet: Path | None, output_format: str, **source: Any) -> No
     print(data_text(inspect_images(images, say), output_format), end="")
     if sheet is not None:
         write_contact_sheet(images, sheet)
+        say(f"wrote {sheet}")
 
 
 @click.command()
@@ -182,7 +185,7 @@ def data(data: str, sheet: Path | None, output_format: str, **source: Any) -> No
     type=click.FloatRange(min=0),
     help="Remove entries, the oldest first, until at most this is left.",
 )
-@click.option("--verify", is_flag=True, help="Read all arrays and remove those that are damaged.")
+@option("--verify", is_flag=True, help="Read all arrays and remove those that are damaged.")
 def cache(prune: float | None, verify: bool) -> None:
     """List the cached images and teacher targets of this machine, and remove unused ones.
 
@@ -199,7 +202,7 @@ def cache(prune: float | None, verify: bool) -> None:
     if prune is not None and not math.isfinite(prune):
         raise UserError("--prune must be a finite number of GB.")
     for entry in array_cache.remove_damaged() if verify else ():
-        print(f"removed because it was damaged: {entry.label}", file=sys.stderr)
+        say(f"removed because it was damaged: {entry.label}")
     for entry in array_cache.prune(prune * BYTES_PER_GB) if prune is not None else ():
         say(f"removed {format_bytes(entry.size_bytes)}: {entry.label}")
     entries = array_cache.list_entries()

@@ -8,7 +8,13 @@ import click
 from click import argument, option
 
 from kdtune.cli import options
-from kdtune.cli.options import EXISTING_FOLDER, NEW_PATH, SWEEP_FILE, SettingsCommand
+from kdtune.cli.options import (
+    EXISTING_FOLDER,
+    NEW_PATH,
+    SWEEP_FILE,
+    ResumeCommand,
+    SettingsCommand,
+)
 from kdtune.errors import UserError
 from kdtune.runtime.console import waiting
 
@@ -103,7 +109,7 @@ def _check_sweep_folder(folder: Path, flags: dict[str, Any]) -> None:
         SweepFolder(folder).require_log()
 
 
-@click.command(cls=SettingsCommand, make_options=options.resume_options)
+@click.command(cls=ResumeCommand, make_options=options.resume_options)
 @argument("folder", type=NEW_PATH)
 @options.output_mode
 def resume(folder: Path, output_mode: str, **flags: Any) -> None:
@@ -119,7 +125,7 @@ def resume(folder: Path, output_mode: str, **flags: Any) -> None:
     _print_results(resume_sweep(folder, options.provided_flags(flags), output_mode).path)
 
 
-@click.command(cls=SettingsCommand, make_options=partial(options.resume_options, confirm=True))
+@click.command(cls=ResumeCommand, make_options=partial(options.resume_options, confirm=True))
 @argument("folder", type=NEW_PATH)
 @options.output_mode
 def confirm(folder: Path, output_mode: str, **flags: Any) -> None:

@@ -24,7 +24,6 @@ from kdtune.data.decoding import (
 )
 from kdtune.data.image_formats import readable_formats
 from kdtune.data.splits import ImageData, Split
-from kdtune.errors import UserError
 from kdtune.runtime.console import printable_path
 from kdtune.storage.files import atomic_write
 
@@ -156,8 +155,6 @@ def write_contact_sheet(data: ImageData, path: Path) -> None:
         data: the images.
         path: a `.png` file.
     """
-    if path.suffix.lower() != ".png":
-        raise UserError(f"{printable_path(path)} must end with .png.")
     classes, height = data.classes[:_SHEET_ROWS], _CAPTION + _THUMBNAIL
     sheet = Pillow.new("RGB", (_SHEET_COLUMNS * _THUMBNAIL, len(classes) * height), "white")
     draw = ImageDraw.Draw(sheet)

@@ -179,9 +179,6 @@ def write_confusion_figure(evaluation: Evaluation, path: Path) -> None:
         evaluation: the metrics.
         path: a `.png` or `.svg` file.
     """
-    file_format = path.suffix.removeprefix(".").lower()
-    if file_format not in ("png", "svg"):
-        raise UserError(f"{printable_path(path)} must end with .png or .svg.")
     counts = evaluation.confusion.drop(columns="class").to_numpy(float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(2 + 0.35 * len(counts), 12)
@@ -196,7 +193,7 @@ def write_confusion_figure(evaluation: Evaluation, path: Path) -> None:
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     try:
         with atomic_write(path) as temporary:
-            temporary.write_bytes(render_file(figure, file_format))
+            temporary.write_bytes(render_file(figure, path.suffix[1:].lower()))
     except OSError as error:
         raise UserError(f"{printable_path(path)} cannot be written: {error.strerror}.") from None
 

@@ -92,7 +92,7 @@ def run_training(
     _require_finite_teacher(config, teacher, sample_images)
     history = checkpoint["history"] if checkpoint is not None else []
     # A loader may not know its number of steps.
-    num_steps = count_steps(config, data) if data is not None else length_hint(train_loader) or None
+    num_steps = length_hint(train_loader) or None if data is None else count_steps(config, data)
     files = RunFiles(
         config, classes, teacher, sample_images, resumed_from, history, num_steps, watch.say
     )

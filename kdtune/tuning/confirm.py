@@ -57,7 +57,7 @@ def confirm_sweep(
     storage = changes.get("storage")
     with synced_to(folder, storage, False, screen.warn) as remote_sync, folder.locked_existing():
         history = _read_logs(folder, changes)
-        command = folder.command("confirm", *confirm_flags(history.sweep))
+        command = folder.command("confirm", *confirm_flags(history.sweep, changes))
         _ConfirmSession(Workplace(folder, screen, command, remote_sync), history).run()
     return folder
 
@@ -157,6 +157,8 @@ class _ConfirmSession:
                     with ray_session(self.sweep.address, *says), raise_on_sigterm():
                         self._run_choose_test(log, find_slots(self.sweep, warn))
                 else:
+                    path = self.folder.path
+                    self.screen.say(f"nothing to do: the confirmation of {path} is complete")
                     self.driver.flush_trackers()
                 self._finish(log)
             except DiskFullError as error:

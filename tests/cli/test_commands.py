@@ -50,6 +50,10 @@ def test_help(command):
         ("teacher --data digits --out t.pth --momentum 0", 2, "'--setting momentum=0'?"),
         ("sweep --name x --data digits --temperature", 2, "'--setting temperature=VALUE'?"),
         ("sweep --name x --data digits --nonsense 1", 2, "No such option"),
+        ("resume x --epochs 9", 2, "No such option '--epochs': it stays as it was when the sweep"),
+        ("confirm x --epochs 9", 2, "a new sweep can learn from this one with --warm-start"),
+        ("confirm x --trials 9", 2, "No such option '--trials': give it to 'kdtune resume'."),
+        ("resume x --nonsense", 2, "No such option"),
         ("sweep --name x --data digits --setting learning_rate=1", 2, "did you mean 'lr'?"),
         ("sweep --name x --data digits --methods attention", 2, "did you mean 'at'?"),
         ("sweep --name x --data digits --methods at,,kd", 2, "a name is empty"),
@@ -251,6 +255,11 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
             "has an unknown format; known are .pth, .saf",
         ),
         (("evaluate", "no.onnx", "--data", "digits"), "File 'no.onnx' does not exist"),
+        (
+            ("evaluate", __file__, "--data", "digits", "--figure", "c.pdf"),
+            "'c.pdf' must end with .png or .svg.",
+        ),
+        (("data", "digits", "--sheet", "s.gif"), "'s.gif' must end with .png."),
         (("predict", "no.pth", "a.png"), "File 'no.pth' does not exist"),
         (
             ("teacher", "--data", "digits", "--out", "t.pth", "--model", "X"),

@@ -92,12 +92,13 @@ class TestResume:
         assert f"{ended} trials have ended" in said
         assert said.count("] at-") + said.count("] student-") == 4 - ended
 
-    def test_resuming_a_complete_sweep_writes_its_tables_again(self, whole, copy):
+    def test_resuming_a_complete_sweep_writes_its_tables_again(self, whole, copy, capsys):
         before = copy.log_path.read_bytes()
         assert isinstance(copy.load_events()[-1], Completed)
         for path in copy.path.glob("*.csv"):
             path.unlink()
         resume_sweep(copy.path)
+        assert f"nothing to do: the search of {copy.path} is complete" in capsys.readouterr().err
         assert copy.log_path.read_bytes() == before
         assert read_leaderboard(copy).equals(read_leaderboard(whole))
 

@@ -73,6 +73,22 @@ def result_notes(leaderboard: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
     return [*unequal_search_notes(tested), *test_reads, INTERVAL_NOTE]
 
 
+def better_on_test_note(ship: pd.DataFrame) -> str | None:
+    """Return why the student to ship is not the best on test; None if it is.
+
+    Args:
+        ship: the table `SHIP`.
+    """
+    tested = ship.dropna(subset=["in_ship_set", "test_accuracy_percent"])
+    best = tested[tested["in_ship_set"] == "best"]["test_accuracy_percent"]
+    if best.empty or tested["test_accuracy_percent"].max() <= best.item():
+        return None
+    return (
+        "Validation alone chose the student to ship: the one that is highest on test may only "
+        "have been lucky there."
+    )
+
+
 def describe_teacher(teacher: TeacherSummary | None) -> str:
     """Return the teacher's model and its accuracies, as far as they are known."""
     if teacher is None:

@@ -80,6 +80,8 @@ def _sweep_notes(folder: SweepSnapshot, tables: SweepTables) -> list[str]:
     if sentence := recipe_sentence(tables.leaderboard, tables.comparison):
         sweep_notes.append(sentence)
     sweep_notes += notes.result_notes(tables.leaderboard, tables.runs)
+    if note := notes.better_on_test_note(tables.ship):
+        sweep_notes.append(note)
     if note := notes.bad_images_note(events):
         sweep_notes.append(note)
     if tables.leaderboard["test_accuracy_percent"].notna().any():

@@ -74,13 +74,13 @@ def ray_session(
             failure = f"The Ray cluster {cluster_address} was not joined"
             advice = " (if it has a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
         stack.callback(ray.shutdown)
-        with (
-            waiting("starting Ray", detail),
-            defer_interrupt(),
-        ):  # an interrupt while Ray starts can crash it
+        # An interrupt while Ray starts can crash it.
+        with waiting("starting Ray", detail), defer_interrupt():
             try:
                 ray.init(logging_level="info" if verbose else "error", **options)
             except Exception as error:  # Ray's errors have no base class
+                if is_local and "timed out" in str(error).lower():
+                    advice = " This machine may be busy; running the command again often helps."
                 raise RunError(f"{failure}: {error}{advice}") from error
         if not is_local:
             _wait_for_compute_node(cluster_address, say)

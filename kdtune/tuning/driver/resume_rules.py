@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdtune.config.sweep import CONFIRM_FIELDS, RESUME_FIELDS, SweepConfig
+from kdtune.config.sweep import CONFIRM_FIELDS, CONFIRM_SETTINGS, RESUME_FIELDS, SweepConfig
 from kdtune.errors import UserError
 from kdtune.log.events import SweepOpening
 from kdtune.log.folder import SweepFolder
@@ -81,11 +81,23 @@ def resume_flags(sweep: SweepConfig, spaces: Mapping[str, SearchSpace]) -> list[
     return [*confirm_flags(sweep), *flags]
 
 
-def confirm_flags(sweep: SweepConfig) -> list[str]:
-    """Return the flags that `kdtune confirm` needs beside a sweep's folder."""
+def confirm_flags(sweep: SweepConfig, changes: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the flags that `kdtune confirm` needs beside a sweep's folder.
+
+    Args:
+        sweep: complete settings.
+        changes: settings that the user gave; those of `CONFIRM_SETTINGS` are repeated.
+    """
     flags = [("address", sweep.address), ("storage", sweep.storage)]
     flags += [("plugin", path) for path in sweep.plugins]
-    return [word for key, value in flags if value is not None for word in (f"--{key}", value)]
+    words = [word for key, value in flags if value is not None for word in (f"--{key}", value)]
+    for key in CONFIRM_SETTINGS:
+        name, value = key.replace("_", "-"), (changes or {}).get(key)
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            words += [f"--{name}", str(value)]
+    return words
 
 
 def _usable_settings(

@@ -26,6 +26,7 @@ from kdtune.reports.tables.notes import (
     INTERVAL_NOTE,
     SEARCH_CAVEAT,
     answer_sentences,
+    better_on_test_note,
     result_notes,
 )
 from kdtune.reports.tables.several_sweeps import join_leaderboards
@@ -100,6 +101,14 @@ def test_at_most_three_sentences_stand_above_the_tables():
     ]
     assert said[2].startswith("Of these AT on B is the smallest: 7 parameters instead of 9, ")
     assert len(said) == 3
+
+
+def test_a_student_that_is_better_on_test_has_a_word_why_it_is_not_chosen():
+    sweep = one_model()
+    assert better_on_test_note(sweep.tables.ship) is None
+    sweep.search("kd", "A", 0.7).confirm("kd", "A", 0, [0.95] * 5, 0.7)
+    assert "Validation alone chose" in better_on_test_note(sweep.tables.ship)
+    assert better_on_test_note(Sweep().tables.ship) is None
 
 
 def test_a_sweep_that_is_confirmed_in_part_shows_both_kinds():

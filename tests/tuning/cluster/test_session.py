@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from sweep_harness import sweep_config
 
-from kdtune.errors import UserError
+from kdtune.errors import RunError, UserError
 from kdtune.tuning.cluster.placement import Node, ResourceRequest
 from kdtune.tuning.cluster.session import (
     ADDRESS_VARIABLE,
@@ -190,6 +190,18 @@ def test_a_machine_that_is_not_a_node_gets_the_commands_that_help(monkeypatch):
         sentence = refusal(address, monkeypatch)
     assert f"'ray start --address={address} --num-cpus=0', or submit the sweep with" in sentence
     assert f"{address}: Connection refused." in refusal(address, monkeypatch)
+
+
+def test_a_start_of_ray_that_takes_too_long_may_be_tried_again(monkeypatch):
+    def time_out(**options):
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", time_out)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with pytest.raises(RunError, match="startup. This machine may be busy; running"):
+        with ray_session(LOCAL_ADDRESS):
+            pass
 
 
 def test_the_address_is_that_of_the_flag_then_of_the_environment(monkeypatch):

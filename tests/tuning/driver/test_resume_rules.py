@@ -39,6 +39,8 @@ def test_the_command_that_resumes_names_the_code_that_a_log_may_not(tmp_path):
     flags = resume_flags(sweep, load_spaces((str(file),)))
     assert flags == ["--sampler", "mine.Sampler", "--space", str(file)]
     assert confirm_flags(sweep) == []
+    changes = {"seeds": 9, "until_decided": False, "trackers": ("mlflow",)}
+    assert confirm_flags(sweep, changes) == ["--seeds", "9", "--no-until-decided"]
     command = SweepFolder("results/x").command("resume", *flags)
     assert command.endswith(f"resume results/x --sampler mine.Sampler --space '{file}'")
 
