@@ -21,10 +21,12 @@ from typing import Any
 
 import numpy as np
 import optuna
+from one_cell_strategies import StockStrategy
 from optuna.distributions import BaseDistribution, FloatDistribution
 from scipy.stats import kstest
 from simulate import Problem, search
-from strategies import IDEAS, JOINT_STRATEGIES, VARIANTS, StockStrategy, StrategyBuilder
+from simulated_trial import StrategyBuilder
+from strategies import IDEAS, JOINT_STRATEGIES, VARIANTS
 
 from kdtune.log.events import Cell
 from kdtune.tuning.planning.synthetic_curves import to_unit_interval

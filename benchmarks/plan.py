@@ -20,8 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from sklearn.datasets import load_digits
+from trial import write_jpegs
 
 from kdtune.log.folder import SweepFolder
 from kdtune.runtime.environment import describe_environment
@@ -50,22 +49,13 @@ SWEEPS = {
 """By name, how the teacher is made, if there is one, and the flags of the sweep."""
 
 
-def write_jpegs(folder: Path, source: Path | None, per_class: int) -> None:
-    """Make an ImageFolder of links to the first images of each class, or of digits as JPEG."""
-    if source is not None:
-        root = source / "train" if (source / "train").is_dir() else source
-        for class_folder in (path for path in sorted(root.iterdir()) if path.is_dir()):
-            (folder / class_folder.name).mkdir(parents=True)
-            for image in sorted(class_folder.iterdir())[:per_class]:
-                (folder / class_folder.name / image.name).symlink_to(image.resolve())
-        return
-    digits = load_digits()
-    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        class_folder = folder / f"digit-{label}"
-        class_folder.mkdir(parents=True, exist_ok=True)
-        resized = Image.fromarray((pixels * 15).astype("uint8")).resize((32, 32)).convert("RGB")
-        if len(list(class_folder.iterdir())) < per_class:
-            resized.save(class_folder / f"{number:04d}.jpg")
+def link_images(folder: Path, source: Path, per_class: int) -> None:
+    """Make an ImageFolder of links to the first images of each class."""
+    root = source / "train" if (source / "train").is_dir() else source
+    for class_folder in (path for path in sorted(root.iterdir()) if path.is_dir()):
+        (folder / class_folder.name).mkdir(parents=True)
+        for image in sorted(class_folder.iterdir())[:per_class]:
+            (folder / class_folder.name / image.name).symlink_to(image.resolve())
 
 
 def run_kdtune(*arguments: str) -> str:
@@ -107,7 +97,8 @@ def main() -> None:
         os.environ["KDTUNE_CACHE"] = str(Path(folder) / "cache")
         root = str(Path(__file__).parent.parent)
         os.environ["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-        write_jpegs(Path("jpegs"), data, 80)
+        source = data or write_jpegs(Path("digits"), 1000)
+        link_images(Path("jpegs"), source, 80)
         for number, (name, (teacher, flags)) in enumerate(SWEEPS.items(), start=1):
             if arguments.only and number not in arguments.only:
                 continue

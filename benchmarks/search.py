@@ -50,6 +50,7 @@ from report import (
 )
 from simulate import BUDGETS, SHORT_BUDGETS, Simulation, load_problems, search_file
 from strategies import IDEAS, STRATEGIES
+from surrogate import load_usual_runs
 
 from kdtune.log.events import Cell
 from kdtune.tuning.planning.recorded_curves import load_recorded_runs
@@ -116,14 +117,14 @@ def compare_ideas(comparison: Comparison, seeds: int) -> None:
 
 def find_slow_curves(path: Path, cell: Cell) -> list[list[float]]:
     """Accuracies of the runs that are slow but sound, see the top of this file."""
-    runs = load_recorded_runs(path)[cell]
-    bests = np.maximum.accumulate([run.accuracies for run in runs if not run.late_decay], axis=1)
+    usual_runs = load_usual_runs(path)[cell]
+    late_runs = [run for run in load_recorded_runs(path)[cell] if run not in usual_runs]
+    bests = np.maximum.accumulate([run.accuracies for run in usual_runs], axis=1)
     early, last = bests[:, bests.shape[1] // 4 - 1], bests[:, -1]
     good = last >= np.quantile(last, 0.8)
     slow = good & (early < np.median(early))
-    usual_decay = [run.accuracies for run in runs if not run.late_decay]
-    late_decay = [run.accuracies for run in runs if run.late_decay]
-    return [usual_decay[i] for i in np.flatnonzero(slow)] + late_decay
+    slow_runs = [usual_runs[i] for i in np.flatnonzero(slow)]
+    return [run.accuracies for run in slow_runs + late_runs]
 
 
 def count_slow_epochs(

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from strategies import ONE_CELL_STRATEGIES, STRATEGIES, SimulatedTrial, StrategyBuilder
-from surrogate import Surrogate, space_of_runs
+from one_cell_strategies import ONE_CELL_STRATEGIES
+from simulated_trial import SimulatedTrial, StrategyBuilder
+from strategies import STRATEGIES
+from surrogate import Surrogate, load_usual_runs, space_of_runs
 
 from kdtune.log.events import Cell
 from kdtune.runtime.seeds import derive_seed
-from kdtune.tuning.planning.recorded_curves import load_recorded_runs
 from kdtune.tuning.search.space import SearchSpace
 
 NUM_WORKERS = 4
@@ -75,8 +76,7 @@ def load_problems(path: Path, trees: bool = False) -> dict[Cell, Problem]:
         trees: have trees as the surrogate.
     """
     problems = {}
-    for cell, all_runs in load_recorded_runs(path).items():
-        runs = [run for run in all_runs if not run.late_decay]
+    for cell, runs in load_usual_runs(path).items():
         space = space_of_runs(cell[0], runs)
         surrogate = Surrogate(space, runs, trees)
         epochs = len(runs[0].accuracies)

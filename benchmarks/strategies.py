@@ -1,18 +1,18 @@
-"""Ways of searching: ours, all cells together as a sweep does; Ray's and others, for one cell."""
+"""Ways of searching: ours, all cells together as a sweep does, with other ideas; and others."""
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import optuna
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
-from ray.tune.search.optuna import OptunaSearch
+from one_cell_strategies import ONE_CELL_STRATEGIES
+from ray.tune.schedulers import TrialScheduler
+from simulated_trial import SimulatedTrial, Strategy, rank_by_luck
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
@@ -28,60 +28,6 @@ from kdtune.tuning.search.gp_sampler import GaussianProcessSampler
 from kdtune.tuning.search.space import SearchSpace
 from kdtune.tuning.search.studies import CellStudies
 from kdtune.tuning.trials.results import EpochReported, to_ray
-
-
-@dataclass(eq=False)
-class SimulatedTrial:
-    """A trial in simulated time.
-
-    Attributes:
-        cell: what it belongs to.
-        settings: its searched values.
-        handle: what its strategy knows it by.
-        epoch: how many it has finished.
-        curve: its accuracies, once it has started.
-        durations: of its epochs.
-        true_best: its noise-free best accuracy.
-    """
-
-    cell: Cell
-    settings: dict[str, Any]
-    handle: Any = None
-    epoch: int = 0
-    curve: np.ndarray = field(default_factory=lambda: np.empty(0))
-    durations: np.ndarray = field(default_factory=lambda: np.empty(0))
-    true_best: float = 0.0
-
-    @property
-    def accuracy(self) -> float:
-        """Accuracy after the last finished epoch."""
-        return float(self.curve[self.epoch - 1])
-
-    @property
-    def best(self) -> float:
-        """The highest accuracy so far."""
-        return float(self.curve[: self.epoch].max())
-
-
-class Strategy(Protocol):
-    """A way of searching; it is built from the spaces of its cells, a trial's epochs, a seed."""
-
-    def suggest(self) -> SimulatedTrial:
-        """Return the next trial; it may be one that continues."""
-
-    def report(self, trial: SimulatedTrial) -> bool:
-        """Take the accuracy of a trial's last epoch; return True if the trial continues."""
-
-    def rank(self, cell: Cell, finished: list[SimulatedTrial]) -> list[SimulatedTrial]:
-        """Return trials of a cell, the incumbent first."""
-
-
-StrategyBuilder = Callable[[Mapping[Cell, SearchSpace], int, int], Strategy]
-
-
-def rank_by_luck(finished: list[SimulatedTrial]) -> list[SimulatedTrial]:
-    """Return trials by the accuracy that was seen, the highest first."""
-    return sorted(finished, key=lambda trial: -trial.best)
 
 
 class KdtuneStrategy:
@@ -238,108 +184,6 @@ class RevivingStrategy(KdtuneStrategy):
         return max(stopped, key=lambda pair: float(pair[0]), default=(0, None))[1]
 
 
-class StockStrategy:
-    """`OptunaSearch` and `ASHAScheduler` as their documentation shows them, for one cell.
-
-    Args:
-        spaces: of the cell.
-        epochs: of a whole trial.
-        seed: of Optuna's sampler.
-        start: also give it our start points.
-        sampler: instead of its own.
-    """
-
-    def __init__(
-        self,
-        spaces: Mapping[Cell, SearchSpace],
-        epochs: int,
-        seed: int,
-        start: bool = False,
-        sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None,
-    ):
-        [(self._cell, self.space)] = spaces.items()
-        sampler_options: dict[str, Any] = {"sampler": sampler(seed)} if sampler else {"seed": seed}
-        self.search = OptunaSearch(
-            space=self.space.distributions,
-            metric="validation_accuracy",
-            mode="max",
-            points_to_evaluate=self.space.start_points if start else None,
-            **sampler_options,
-        )
-        self._asha = ASHAScheduler(metric="validation_accuracy", mode="max", max_t=epochs)
-        self._numbers = itertools.count()
-
-    def suggest(self) -> SimulatedTrial:
-        """Return the next trial."""
-        name = str(next(self._numbers))
-        handle = SimpleNamespace(trial_id=name)
-        self._asha.on_trial_add(None, handle)
-        return SimulatedTrial(self._cell, self.propose(name), handle)
-
-    def propose(self, name: str) -> dict[str, Any]:
-        """Return the settings of a new trial."""
-        settings: dict[str, Any] = self.search.suggest(name)
-        return settings
-
-    def report(self, trial: SimulatedTrial) -> bool:
-        """Report to the scheduler, then to the searcher, but for the result that ends a trial."""
-        result = {"training_iteration": trial.epoch, "validation_accuracy": trial.accuracy}
-        decision = self._asha.on_trial_result(None, trial.handle, result)
-        if decision == TrialScheduler.CONTINUE:
-            self.search.on_trial_result(trial.handle.trial_id, result)
-            return True
-        self.search.on_trial_complete(trial.handle.trial_id, result)
-        return False
-
-    def rank(self, cell: Cell, finished: list[SimulatedTrial]) -> list[SimulatedTrial]:
-        """Return the luckiest trials first."""
-        return rank_by_luck(finished)
-
-
-class OneEpochStrategy:
-    """Train all settings of one cell for an epoch and finish the best 2 of every 30.
-
-    Args:
-        spaces: of the cell.
-        epochs: of a whole trial.
-        seed: of the settings.
-    """
-
-    BATCH_SIZE, NUM_PROMOTED = 30, 2
-
-    def __init__(self, spaces: Mapping[Cell, SearchSpace], epochs: int, seed: int):
-        [(self._cell, self._space)] = spaces.items()
-        self._study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-        self._finished: list[tuple[float, SimulatedTrial]] = []
-        self._promoted: list[SimulatedTrial] = []
-
-    def suggest(self) -> SimulatedTrial:
-        """Return the next trial."""
-        if self._promoted:
-            return self._promoted.pop()
-        return SimulatedTrial(self._cell, self._study.ask(self._space.distributions).params)
-
-    def report(self, trial: SimulatedTrial) -> bool:
-        """Take an accuracy; return True if the trial continues."""
-        if trial.epoch > 1:
-            return True
-        self._finished.append((trial.best, trial))
-        if len(self._finished) == self.BATCH_SIZE:
-            self._finished.sort(key=lambda entry: entry[0])
-            self._promoted = [trial for _, trial in self._finished[-self.NUM_PROMOTED :]]
-            self._finished.clear()
-        return False
-
-    def rank(self, cell: Cell, finished: list[SimulatedTrial]) -> list[SimulatedTrial]:
-        """Return the luckiest trials first."""
-        return rank_by_luck(finished)
-
-
-def make_random_sampler(seed: int) -> optuna.samplers.BaseSampler:
-    """Return a sampler that learns nothing."""
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
 JOINT_STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "kdtune": KdtuneStrategy,
     "random": partial(KdtuneStrategy, sampler="random", scheduler="none"),
@@ -400,13 +244,5 @@ VARIANTS: dict[str, Callable[..., Strategy]] = {
     },
 }
 """Ours with one thing else, all cells together."""
-
-ONE_CELL_STRATEGIES: dict[str, StrategyBuilder] = {
-    "stock": StockStrategy,
-    "stock + START": partial(StockStrategy, start=True),
-    "random + ASHA": partial(StockStrategy, sampler=make_random_sampler),
-    "one epoch": OneEpochStrategy,
-}
-"""Strategies that know one cell only."""
 
 STRATEGIES = JOINT_STRATEGIES | ONE_CELL_STRATEGIES | IDEAS | VARIANTS

@@ -22,6 +22,7 @@ import json
 import math
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from kdtune.config.strengths import override_settings, strengths_to_weights
+from kdtune.log.events import Cell
 from kdtune.log.folder import SweepFolder
 from kdtune.tuning.planning.recorded_curves import (
     RecordedRun,
@@ -93,16 +95,19 @@ def space_of_runs(method: str, runs: list[RecordedRun]) -> SearchSpace:
     ranges = dict(method_space.distributions)
     if any(method_space.restrict_point(run.params).keys() != ranges.keys() for run in runs):
         ranges |= {key: value for key, value in OTHER_RANGES.items() if key in ranges}
-    space = SearchSpace(method, ranges, {}, None, [], method_space.docstring, method_space.path)
-    return SearchSpace(
-        method,
-        ranges,
-        {},
-        None,
-        [p for p in method_space.start_points if space.restrict_point(p)],
-        method_space.docstring,
-        method_space.path,
+    space = replace(
+        method_space, distributions=ranges, constants={}, define_by_run=None, start_points=[]
     )
+    starts = [point for point in method_space.start_points if space.restrict_point(point)]
+    return replace(space, start_points=starts)
+
+
+def load_usual_runs(path: Path) -> dict[Cell, list[RecordedRun]]:
+    """Return the recorded runs by cell whose learning rate decays when that of most runs does."""
+    runs = load_recorded_runs(path)
+    step_sizes = Counter(run.step_size for own in runs.values() for run in own)
+    [(usual, _)] = step_sizes.most_common(1)
+    return {cell: [run for run in own if run.step_size == usual] for cell, own in runs.items()}
 
 
 class Surrogate:
@@ -252,8 +257,7 @@ if __name__ == "__main__":
             for row in load_finished_trials(SweepFolder(source)):
                 sys.stdout.write(json.dumps(row) + "\n")
             continue
-        for (method, model), all_runs in load_recorded_runs(source).items():
-            runs = [run for run in all_runs if not run.late_decay]
+        for (method, model), runs in load_usual_runs(source).items():
             figures = cross_validate(space_of_runs(method, runs), runs, arguments.trees)
             words = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
             print(f"{method}-{model}: {words}", flush=True)

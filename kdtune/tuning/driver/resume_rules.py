@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdtune.config.names import SAMPLER_NAMES
 from kdtune.config.sweep import CONFIRM_FIELDS, CONFIRM_SETTINGS, RESUME_FIELDS, SweepConfig
 from kdtune.errors import UserError
 from kdtune.log.events import SweepOpening
 from kdtune.log.folder import SweepFolder
 from kdtune.plugins import PLUGINS
 from kdtune.tuning.cluster.session import LOCAL_ADDRESS, resolve_address
-from kdtune.tuning.search.samplers import AUTO_SAMPLER, STATEFUL_SAMPLERS, STATELESS_SAMPLERS
 from kdtune.tuning.search.space import SearchSpace
 
 
@@ -62,8 +62,7 @@ def build_confirm_config(folder: SweepFolder, changes: Mapping[str, Any]) -> Swe
 
 
 def _is_code(sampler: str) -> bool:
-    builtin = (AUTO_SAMPLER, *STATELESS_SAMPLERS, *STATEFUL_SAMPLERS)
-    return sampler not in builtin and not sampler.startswith("optuna.")
+    return sampler not in SAMPLER_NAMES and not sampler.startswith("optuna.")
 
 
 def resume_flags(sweep: SweepConfig, spaces: Mapping[str, SearchSpace]) -> list[str]:

@@ -83,12 +83,12 @@ def plan_sweep(
             "Only a sweep measures how many trials should share a GPU: give a plan a number as "
             "--gpus-per-trial, or leave it out."
         )
+    curves: sim.LearningCurves = SyntheticCurves(requested.epochs, requested.seed)
+    if curves_path is not None:
+        curves = RecordedCurves(curves_path, requested.epochs, fallback=curves)
     prepared = prepare_sweep(requested, requested.spaces)
     for line in prepared.left_out:
         screen.say(line)
-    curves: sim.LearningCurves = SyntheticCurves(prepared.sweep.epochs, prepared.sweep.seed)
-    if curves_path is not None:
-        curves = RecordedCurves(curves_path, prepared.sweep.epochs, fallback=curves)
     with ray_session(requested.address, screen.show == "verbose", screen.warn, screen.say):
         slots = find_slots(prepared.sweep, screen.warn)
         planner = Planner(prepared, curves, prepared.load_warm_start_events())

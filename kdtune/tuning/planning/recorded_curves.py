@@ -5,7 +5,7 @@ A file has one JSON object per line with ``method``, ``model``, the searched ``s
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ class RecordedRun:
 
     params: dict[str, Any]
     accuracies: list[float]
-    late_decay: bool = False  # its learning rate decays later than that of most others
+    step_size: int | None = None  # epochs between two decays of its learning rate
 
 
 def load_finished_trials(folder: SweepFolder) -> Iterator[dict[str, Any]]:
@@ -56,12 +56,12 @@ def load_recorded_runs(path: Path) -> dict[Cell, list[RecordedRun]]:
         rows = list(load_finished_trials(SweepFolder(path)))
     else:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-    [(usual_step_size, _)] = Counter(row.get("step_size") for row in rows).most_common(1)
     runs: dict[Cell, list[RecordedRun]] = defaultdict(list)
     for row in rows:
-        late_decay = row.get("step_size") != usual_step_size
-        run = RecordedRun(row["settings"], row["validation_accuracy"], late_decay)
+        run = RecordedRun(row["settings"], row["validation_accuracy"], row.get("step_size"))
         runs[row["method"], row["model"]].append(run)
+    if not runs:
+        raise ValueError("there are no runs")
     return runs
 
 

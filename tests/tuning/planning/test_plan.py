@@ -31,7 +31,8 @@ def test_a_plan_refuses_what_a_sweep_refuses(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="0 slots"):
         plan_sweep({**SMALL, "name": "p"}, (0,))
     with pytest.raises(UserError, match="no recorded curves"):
-        plan_sweep({**SMALL, "name": "p"}, (), tmp_path / "nothing.jsonl")
+        # It is read before the data, which take longer.
+        plan_sweep({**SMALL, "name": "p", "data": "nowhere"}, (), tmp_path / "nothing.jsonl")
     with pytest.raises(UserError, match="on this machine alone: leave --address out"):
         plan_sweep({**SMALL, "name": "p", "address": "10.0.0.1:6379"})
     with pytest.raises(UserError, match="on this machine alone"):
