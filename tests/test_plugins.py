@@ -19,8 +19,9 @@ from event_logs import OPENING_FIELDS
 from small_runs import IMAGE_SIZE, small_config
 
 from kdtune.config.data import DataSource
+from kdtune.config.same_settings import hash_settings
 from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import METHOD_DEFAULTS, TrainConfig, hash_settings
+from kdtune.config.train import METHOD_DEFAULTS, TrainConfig
 from kdtune.data.datasets import samples_of
 from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images

@@ -69,10 +69,9 @@ class NewFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path; refuse another suffix before the command does its work."""
-        path = super().convert(value, param, ctx)
-        if path.suffix.lower() not in self.suffixes:
-            self.fail(f"'{path}' must end with {' or '.join(self.suffixes)}.", param, ctx)
-        return path
+        if Path(value).suffix.lower() not in self.suffixes:
+            self.fail(f"'{value}' must end with {' or '.join(self.suffixes)}.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 EXISTING_FOLDER = _SweepFolderPath(exists=True, file_okay=False, path_type=Path)

@@ -1,4 +1,4 @@
-"""Types of a sweep's settings, which parse the text of flags and files."""
+"""Types of settings of runs and sweeps, which parse the text of flags and files."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
@@ -76,6 +76,25 @@ def value_for_model(setting: Any, model: str, default: Any) -> Any:
         return setting.get(model, default)
     return default if setting in (None, "auto") else setting
 
+
+def layer_names(layers: str | None) -> list[str]:
+    """Return the names in a setting of layers."""
+    return [name.strip() for name in (layers or "").split(",") if name.strip()]
+
+
+Metric = Literal["accuracy", "balanced_accuracy"]
+"""Accuracies to search and decide by; the balanced one is the mean recall of the classes."""
+
+Augment = Annotated[
+    Literal["none", "standard", "crop_flip", "randaugment", "trivialaugment", "autoaugment"],
+    BeforeValidator(lambda v: {False: "none", True: "standard"}[v] if isinstance(v, bool) else v),
+]
+"""An augmentation of training images by name; true is ``standard``, and false ``none``."""
+
+Layers = Annotated[
+    str | None, BeforeValidator(lambda v: ",".join(v) if isinstance(v, list | tuple) else v)
+]
+"""Modules of a network, separated by commas."""
 
 DURATION = BeforeValidator(lambda v: parse_duration(v) if isinstance(v, str) else v)
 """Marks a setting in seconds that may be given as text, such as ``2h``."""

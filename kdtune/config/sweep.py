@@ -16,6 +16,8 @@ from kdtune.config.field_types import (
     DURATION,
     Cpus,
     Gpus,
+    Layers,
+    Metric,
     Names,
     RunSettings,
     Storage,
@@ -75,7 +77,7 @@ class SweepConfig(DataConfig):
     name: str = Field(description="the sweep's folder in results/", pattern=FILE_NAME_PATTERN)
     data: str = Field(description=DATA_DESCRIPTION)
     teacher: str | None = Field(None, description=train.TEACHER_DESCRIPTION)
-    teacher_layers: train.Layers = Field(None, description=train.LAYERS_DESCRIPTION)
+    teacher_layers: Layers = Field(None, description=train.LAYERS_DESCRIPTION)
     methods: Names = Field(("at", "fitnets"), min_length=1, description="methods to compare")
     models: Names = Field(
         ("MultiBranchNet", "ResNet18"),
@@ -121,7 +123,7 @@ class SweepConfig(DataConfig):
         "trials", description="resource that cells share equally; seconds are those of devices"
     )
     epochs: int = Field(50, ge=1, description="epochs of a trial that is not stopped early")
-    metric: train.Metric = Field(
+    metric: Metric = Field(
         "accuracy",
         description=f"to search, stop, confirm and decide by; {train.METRIC_DESCRIPTION}",
     )

@@ -1,15 +1,14 @@
 """Settings of a training run (`TrainConfig`), checked when built; loads no torch."""
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import ConfigDict, Field, create_model, model_validator
 
 from kdtune.config.base import ALIASES, BaseConfig
 from kdtune.config.data import DATA_DESCRIPTION, DataConfig, DataSource
+from kdtune.config.field_types import Augment, Layers, Metric
 from kdtune.config.methods import BUILTIN_METHODS, SettingValues
 from kdtune.config.names import FILE_NAME_PATTERN
 from kdtune.config.recipes import DEFAULT_RECIPE, RECIPES, load_recipe
@@ -44,36 +43,12 @@ _NOT_SEARCHABLE = {
 LOADED_DATA_FIELDS = {"class_weights", "balanced_sampling", "mix"}
 """Settings that need the images of `data_dir`; a loader of a user's own cannot have them."""
 
-LOCATION_FIELDS = {
-    "data_dir", "data_root", "image_column", "label_column", "teacher_model", "num_workers",
-    "cache_gb", "device",
-}  # fmt: skip
-"""Settings that depend on the machine and do not change what is learned."""
-
-Metric = Literal["accuracy", "balanced_accuracy"]
-"""Accuracies to search and decide by; the balanced one is the mean recall of the classes."""
-
-Augment = Annotated[
-    Literal["none", "standard", "crop_flip", "randaugment", "trivialaugment", "autoaugment"],
-    BeforeValidator(lambda v: {False: "none", True: "standard"}[v] if isinstance(v, bool) else v),
-]
-"""An augmentation of training images by name; true is ``standard``, and false ``none``."""
-
 METRIC_DESCRIPTION = "balanced_accuracy is the mean recall of the classes"
 
 TEACHER_DESCRIPTION = "the teacher's checkpoint, or NAME=FILE: a network and its state_dict"
 LAYERS_DESCRIPTION = (
     "teacher's modules whose outputs are its maps, as a,b,c; all stages if not given"
 )
-
-Layers = Annotated[
-    str | None, BeforeValidator(lambda v: ",".join(v) if isinstance(v, list | tuple) else v)
-]
-
-
-def layer_names(layers: str | None) -> list[str]:
-    """Return the names in a setting of layers."""
-    return [name.strip() for name in (layers or "").split(",") if name.strip()]
 
 
 MAX_ADAMW_LR = 0.1
@@ -333,28 +308,6 @@ def applicable_settings(method: str, settings: Mapping[str, Any]) -> dict[str, A
     method_keys = method_settings(method)
     shared_keys = TrainConfig.model_fields.keys() | STRENGTHS.keys()
     return {k: v for k, v in settings.items() if k in method_keys or k in shared_keys}
-
-
-def changed_settings(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """Return the saved values of settings that differ; one that is not saved had its default.
-
-    Args:
-        saved: settings of a run, maybe of an older version, which had fewer.
-        config: settings of a run now.
-    """
-    defaults = {key: field.default for key, field in TrainConfig.model_fields.items()}
-    was = {**defaults, **(METHOD_DEFAULTS.find(config.method) or {}), **saved}
-    return {
-        key: was.get(key) for key, value in config.model_dump().items() if was.get(key) != value
-    }
-
-
-def hash_settings(settings: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of settings without locations and outputs, whatever their order."""
-    excluded = LOCATION_FIELDS | OUTPUT_FIELDS
-    relevant = {key: value for key, value in settings.items() if key not in excluded}
-    relevant["taught"] = settings.get("teacher_model") is not None
-    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
 def searchable_settings(methods: Iterable[str]) -> list[str]:

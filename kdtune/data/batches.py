@@ -214,10 +214,8 @@ class Batches:
 
     def _select(self, rows: Tensor, indices: Tensor) -> Tensor:
         """Return the rows of indices, in pinned memory if they are to be copied to a GPU."""
-        shape, pin = (
-            (len(indices), *rows.shape[1:]),
-            self.device.type == "cuda" != rows.device.type,
-        )
+        shape = len(indices), *rows.shape[1:]
+        pin = self.device.type == "cuda" != rows.device.type
         out = torch.empty(shape, dtype=rows.dtype, device=rows.device, pin_memory=pin)
         return torch.index_select(rows, 0, indices, out=out)  # much faster than rows[indices]
 

@@ -28,7 +28,7 @@ from kdtune.runtime.console import printable_path
 from kdtune.storage.files import atomic_write
 
 MAX_LISTED = 20
-"""Largest number of unreadable or double images that are listed one by one."""
+"""Largest number of contents with duplicates that are listed one by one."""
 
 _SAY_EVERY_SECONDS = 4
 _SHEET_ROWS, _SHEET_COLUMNS, _THUMBNAIL, _CAPTION = 40, 10, 64, 14

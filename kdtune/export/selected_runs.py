@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune.config.train import Metric, hash_settings
+from kdtune.config.field_types import Metric
+from kdtune.config.same_settings import hash_settings
 from kdtune.log.events import Cell, LogOpening
 from kdtune.log.folder import SweepFolder
 from kdtune.models.checkpoints import load_model

@@ -1,13 +1,13 @@
 """Events of a sweep's log: one frozen model per kind."""
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
+from kdtune.config.field_types import Metric
 from kdtune.config.names import FILE_NAME_PATTERN
-from kdtune.config.train import Metric
+from kdtune.log.image_scores import chance_accuracy
 from kdtune.storage.array_cache import CacheProgress
 
 Cell = tuple[str, str]  # (method, model): has its own study, rungs and share of the budget.
@@ -37,9 +37,8 @@ class RestartCause(StrEnum):
 
 
 FileName = Annotated[str, StringConstraints(pattern=FILE_NAME_PATTERN)]
-ModelName = Annotated[
-    str, StringConstraints(pattern=r"^[\w][\w.:@-]*$")
-]  # its file stem fits, too
+# The file stem of a model's name fits, too.
+ModelName = Annotated[str, StringConstraints(pattern=r"^[\w][\w.:@-]*$")]
 
 
 class _Record(BaseModel):  # unknown fields, as of a later version, are ignored
@@ -96,21 +95,6 @@ class DataSummary(_Record):
         return f"{self.train_images}+{self.validation_images}+{self.test_images}"
 
 
-def chance(class_counts: Sequence[int], num_classes: int, metric: Metric) -> float:
-    """Return the best accuracy, a share of 1, of a network that answers one class for all images.
-
-    Args:
-        class_counts: images by class; if there are none, all classes count alike.
-        num_classes: K.
-        metric: the accuracy.
-
-    >>> chance([19, 1], 2, "accuracy"), chance([19, 1], 2, "balanced_accuracy")
-    (0.95, 0.5)
-    """
-    counts = [count for count in class_counts if count] or [1] * num_classes
-    return max(counts) / sum(counts) if metric == "accuracy" else 1 / len(counts)
-
-
 class TeacherSummary(_Record):
     path: str
     sha256: str
@@ -161,7 +145,8 @@ class LogOpening(Event):
     @property
     def chance(self) -> float:
         """The share of 1 that answers of one class reach; the score of a diverged trial."""
-        return chance(self.data.validation_class_counts, len(self.data.classes), self.metric)
+        data = self.data
+        return chance_accuracy(data.validation_class_counts, len(data.classes), self.metric)
 
 
 class SweepOpening(LogOpening):

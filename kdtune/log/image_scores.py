@@ -1,8 +1,10 @@
-"""Scores of images: numbers whose mean over the images of a run is its accuracy."""
+"""Scores of images, whose mean over the images of a run is its accuracy; and that of chance."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from kdtune.config.train import Metric
+from kdtune.config.field_types import Metric
 
 
 def score_images(predicted: np.ndarray, labels: np.ndarray, metric: Metric) -> np.ndarray:
@@ -26,3 +28,18 @@ def score_images(predicted: np.ndarray, labels: np.ndarray, metric: Metric) -> n
     weights = len(labels) / (len(counts) * counts)
     deviations = weights[inverse] * (correct - ((hits + 2) / (counts + 4))[inverse])
     return np.asarray((hits / counts).mean() + deviations - deviations.mean())
+
+
+def chance_accuracy(class_counts: Sequence[int], num_classes: int, metric: Metric) -> float:
+    """Return the best accuracy, a share of 1, of a network that answers one class for all images.
+
+    Args:
+        class_counts: images by class; if there are none, all classes count alike.
+        num_classes: K.
+        metric: the accuracy.
+
+    >>> [chance_accuracy([19, 1], 2, metric) for metric in ("accuracy", "balanced_accuracy")]
+    [0.95, 0.5]
+    """
+    counts = [count for count in class_counts if count] or [1] * num_classes
+    return max(counts) / sum(counts) if metric == "accuracy" else 1 / len(counts)

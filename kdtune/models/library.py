@@ -143,9 +143,7 @@ def _add_torchvision_maps(network: nn.Module, name: str, image_size: int) -> nn.
     if name.startswith("swin_"):
         require_whole_patches(find_patch_size(network), image_size)
         return trace_feature_maps(network, [f"features.{i}" for i in (1, 3, 5, 7)], image_size)
-    if name.startswith(
-        "maxvit"
-    ):  # of one image size alone, so its maps cannot be found at another
+    if name.startswith("maxvit"):  # its maps cannot be found at another image size
         return trace_feature_maps(network, ["stem", *(f"blocks.{i}" for i in range(4))])
     if name not in _STAGE_ENDS:
         _STAGE_ENDS[name] = find_stage_ends(network)

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from kdtune.config.train import TrainConfig, hash_settings
+from kdtune.config.same_settings import hash_settings
+from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
 from kdtune.plugins import PLUGINS
 from kdtune.runtime.console import printable_path

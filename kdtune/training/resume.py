@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from kdtune.config.train import OUTPUT_FIELDS, TrainConfig, changed_settings
+from kdtune.config.same_settings import changed_settings
+from kdtune.config.train import OUTPUT_FIELDS, TrainConfig
 from kdtune.errors import UserError
 
 CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {

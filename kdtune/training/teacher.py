@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from kdtune.config.field_types import layer_names
 from kdtune.config.names import split_teacher
-from kdtune.config.train import TrainConfig, layer_names
+from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
 from kdtune.models.checkpoints import load_model
 

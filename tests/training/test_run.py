@@ -18,7 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from kdtune import prepare_dataloaders
 from kdtune.at import create_at_config, train_at
-from kdtune.config.train import TrainConfig, hash_settings
+from kdtune.config.same_settings import hash_settings
+from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batches
 from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images

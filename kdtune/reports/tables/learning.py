@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from statistics import NormalDist
 
-from kdtune.config.train import Metric
+from kdtune.config.field_types import Metric
 from kdtune.log import events
 from kdtune.log.events import Cell
+from kdtune.log.image_scores import chance_accuracy
 from kdtune.reports.tables.sentences import display_name
 
 FALSE_ALARM_RATE = 0.05
@@ -89,7 +90,7 @@ class _Guessing:
 
     @property
     def chance(self) -> float:
-        return events.chance(self.class_counts, self.num_classes, self.metric)
+        return chance_accuracy(self.class_counts, self.num_classes, self.metric)
 
     @property
     def mean_variance(self) -> float:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from kdtune.config.data_forms import absolute_data
+from kdtune.config.field_types import layer_names
 from kdtune.config.names import split_teacher
 from kdtune.config.strengths import STRENGTHS, strengths_to_weights
 from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import TrainConfig, layer_names
+from kdtune.config.train import TrainConfig
 from kdtune.data.folders import GROUPS_FILE, load_test_groups
 from kdtune.data.splits import Split
 from kdtune.errors import UserError

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from kdtune.config.train import LOCATION_FIELDS, TrainConfig, changed_settings
+from kdtune.config.same_settings import LOCATION_FIELDS, changed_settings
+from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
 from kdtune.log.events import EpochMetrics
 from kdtune.models.checkpoints import read_checkpoint, save_model
