@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click import Choice, argument, option
 
-from kdtune.cli import options
-from kdtune.cli.options import EXISTING_FILE, NEW_PATH, NewFile, SettingsCommand
+from kdtune.cli import options, setting_options
+from kdtune.cli.options import EXISTING_FILE, NEW_PATH, NewFile
+from kdtune.cli.setting_options import SettingsCommand
 from kdtune.errors import UserError
 from kdtune.runtime.console import say, waiting
 
@@ -23,7 +24,7 @@ def _run_display(epochs: int, output_mode: str) -> "RunDisplay":
     return RunDisplay(epochs, Screen(output_mode))
 
 
-@click.command(cls=SettingsCommand, make_options=options.teacher_options)
+@click.command(cls=SettingsCommand, make_options=setting_options.teacher_options)
 @options.plugin
 @option("--model", default="ResNet50", help="Architecture of the teacher.")
 @option("--epochs", type=int, default=30, help="Passes over the training images.")
@@ -111,7 +112,7 @@ def train(
         print(f"likely cause: {cause}")
 
 
-@click.command(cls=SettingsCommand, make_options=options.train_options)
+@click.command(cls=SettingsCommand, make_options=setting_options.train_options)
 @argument("file", type=EXISTING_FILE)
 @options.plugin
 @option("--split", type=Choice(["train", "validation", "test", "all"]), default="test")
@@ -150,7 +151,7 @@ def predict(
     print(render_table(predict_images(file, images, top, trust), output_format), end="")
 
 
-@click.command(cls=SettingsCommand, make_options=options.data_options)
+@click.command(cls=SettingsCommand, make_options=setting_options.data_options)
 @argument("data")
 @options.plugin
 @option("--sheet", type=NewFile(".png"), help="File for some images of each class: .png.")

@@ -1,20 +1,14 @@
 """Commands that search: sweeps, their plans and confirmations, and search spaces."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from click import argument, option
 
-from kdtune.cli import options
-from kdtune.cli.options import (
-    EXISTING_FOLDER,
-    NEW_PATH,
-    SWEEP_FILE,
-    ResumeCommand,
-    SettingsCommand,
-)
+from kdtune.cli import options, setting_options
+from kdtune.cli.options import EXISTING_FOLDER, NEW_PATH, SWEEP_FILE
+from kdtune.cli.setting_options import ResumeCommand, SettingsCommand
 from kdtune.errors import UserError
 from kdtune.runtime.console import waiting
 
@@ -42,7 +36,7 @@ def _sweep_settings(file: Path | None, flags: dict[str, Any], **defaults: Any) -
     return settings
 
 
-@click.command(cls=SettingsCommand, make_options=options.sweep_options)
+@click.command(cls=SettingsCommand, make_options=setting_options.sweep_options)
 @argument("file", required=False, type=SWEEP_FILE)
 @options.output_mode
 @option("--plan", is_flag=True, help="Plan the sweep first; the report compares it with the plan.")
@@ -68,7 +62,7 @@ def sweep(file: Path | None, output_mode: str, plan: bool, dry_run: bool, **flag
     _print_results(run_sweep(settings, output_mode, plan).path)
 
 
-@click.command(cls=SettingsCommand, make_options=options.sweep_options)
+@click.command(cls=SettingsCommand, make_options=setting_options.sweep_options)
 @argument("file", required=False, type=SWEEP_FILE)
 @options.output_mode
 @options.slots
@@ -109,7 +103,7 @@ def _check_sweep_folder(folder: Path, flags: dict[str, Any]) -> None:
         SweepFolder(folder).require_log()
 
 
-@click.command(cls=ResumeCommand, make_options=options.resume_options)
+@click.command(cls=ResumeCommand, make_options=setting_options.resume_options)
 @argument("folder", type=NEW_PATH)
 @options.output_mode
 def resume(folder: Path, output_mode: str, **flags: Any) -> None:
@@ -125,7 +119,7 @@ def resume(folder: Path, output_mode: str, **flags: Any) -> None:
     _print_results(resume_sweep(folder, options.provided_flags(flags), output_mode).path)
 
 
-@click.command(cls=ResumeCommand, make_options=partial(options.resume_options, confirm=True))
+@click.command(cls=ResumeCommand, make_options=setting_options.confirm_options)
 @argument("folder", type=NEW_PATH)
 @options.output_mode
 def confirm(folder: Path, output_mode: str, **flags: Any) -> None:
