@@ -192,7 +192,13 @@ def _click_type(annotation: Any) -> tuple[Any, bool]:
 
 
 def parse_settings(ctx: Any, param: Any, texts: tuple[str, ...]) -> dict[str, Any] | None:
-    """Return the settings of KEY=VALUE, with values as in YAML; None if there are none."""
+    """Return settings with values as in YAML; None if there are none.
+
+    Args:
+        ctx: of the command.
+        param: the option.
+        texts: settings as KEY=VALUE.
+    """
     from kdtune.storage.files import parse_yaml_value
 
     settings = {}

@@ -1,4 +1,4 @@
-"""Whether runs have the same settings: what differs, and a hash of those that count."""
+"""Comparison of the settings of runs: what differs, and a hash of those that count."""
 
 import hashlib
 import json

@@ -256,7 +256,12 @@ def _numbered_classes(
 
 
 def count_steps(config: TrainConfig, data: ImageData) -> int:
-    """Return the number of training steps of an epoch."""
+    """Return the number of training steps of an epoch.
+
+    Args:
+        config: the run's settings.
+        data: its images.
+    """
     return len(SeededBatchSampler(len(data.train), config.batch_size, shuffle=True))
 
 
