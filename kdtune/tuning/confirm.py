@@ -157,8 +157,8 @@ class _ConfirmSession:
                     with ray_session(self.sweep.address, *says), raise_on_sigterm():
                         self._run_choose_test(log, find_slots(self.sweep, warn))
                 else:
-                    path = self.folder.path
-                    self.screen.say(f"nothing to do: the confirmation of {path} is complete")
+                    what = f"the confirmation of {self.folder.path}"
+                    self.screen.say(f"nothing left to train: {what} is complete")
                     self.driver.flush_trackers()
                 self._finish(log)
             except DiskFullError as error:

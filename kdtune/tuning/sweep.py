@@ -137,7 +137,7 @@ def resume_sweep(
         with session.driver.open_log(folder.log_path) as log:
             session.driver.report_resumed(log, earlier_opening, opening_event)
             if session.policy.finished and session.added_trials(log) is None:
-                screen.say(f"nothing to do: the search of {folder.path} is complete")
+                screen.say(f"nothing left to train: the search of {folder.path} is complete")
                 if opening_event.config != earlier_opening.config:
                     log.append(opening_event)
                 session.driver.flush_trackers()

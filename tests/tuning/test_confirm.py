@@ -405,13 +405,15 @@ class TestConfirmed:
         assert load_model(copy.best_path("student", "MultiBranchNet", ".pth"))
         assert "6 bytes after the log's last event" in capsys.readouterr().err
 
-    def test_what_matters_can_be_said_afterwards(self, copy):
+    def test_what_matters_can_be_said_afterwards(self, copy, capsys):
         before = len(copy.load_confirm_events())
         confirm_sweep(copy.path, {"min_difference": 30.0})
         kinds = [type(event) for event in copy.load_confirm_events()[before:]]
         assert kinds == [ConfirmStarted, Completed]
         confirm_sweep(copy.path)
         assert len(copy.load_confirm_events()) == before + 2
+        said = f"nothing left to train: the confirmation of {copy.path} is complete"
+        assert capsys.readouterr().err.count(said) == 2
 
     def test_more_seeds_are_added_to_what_was_chosen(self, confirmed, copy, split_folder):
         before = runs_of(confirmed)

@@ -98,7 +98,8 @@ class TestResume:
         for path in copy.path.glob("*.csv"):
             path.unlink()
         resume_sweep(copy.path)
-        assert f"nothing to do: the search of {copy.path} is complete" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"nothing left to train: the search of {copy.path} is complete" in said
         assert copy.log_path.read_bytes() == before
         assert read_leaderboard(copy).equals(read_leaderboard(whole))
 
