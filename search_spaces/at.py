@@ -6,9 +6,10 @@ weight follows from it. So the ranges are the same for all teachers, students an
 lr 0.001 to 0.3: the literature's 0.05 and 0.1 (RepDistiller; Zagoruyko & Komodakis 2017) and,
 below them, 0.01, as RepDistiller uses for light networks.
 weight_decay 1e-5 to 1e-2: around the 5e-4 of both.
-temperature 1 to 10 and alpha_strength 0.01 to 100, as that of kd: KD beside AT raised ResNet32x4 -> ResNet8x4 on
-CIFAR-100 from 73.4 to 75.1 % (SimKD's README against RepDistiller's), so it is searched along; T
-is 4 there. Its alpha of 1 has a strength of 0.8 to 9, larger for more confident teachers.
+temperature 1 to 10 and alpha_strength 0.01 to 100, as that of kd: KD beside AT raised
+ResNet32x4 -> ResNet8x4 on CIFAR-100 from 73.4 to 75.1 % (SimKD's README against RepDistiller's),
+so it is searched along; T is 4 there. Its alpha of 1 has a strength of 0.8 to 9, larger for more
+confident teachers.
 beta_strength 0.01 to 30, for all methods but FitNets: in 16 cells of four methods the best were
 0.1 to 5, and 100 was worse than no term at all (`make bench-strengths`; benchmarks/README.md).
 
