@@ -102,26 +102,16 @@ bench-gpu: $(READY)
 bench-cluster: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cluster.py $(if $(OUT),--out $(OUT))
 
-# The studies in results/reference once more, beside them; README there says how long they take.
-# CIFAR=/path: CIFAR-10 as an ImageFolder, for the third.
-FASHION_TEACHER := results/reference-fashion-mnist-teacher.pth
-CIFAR_TEACHER := results/reference-cifar10-teacher.pth
+# The study in results/reference once more, beside it; README there says how long it takes.
+REFERENCE_TEACHER := results/reference-teacher.pth
 
 reference: $(READY)
 	$(BIN)/kdtune teacher --data fashion-mnist --train-images 10000 --validation-images 1000 --image-size 64 \
-		--model ResNet18 --epochs 6 --setting batch_size=64 --setting step_size=4 --out $(FASHION_TEACHER)
-	for study in fashion-mnist fashion-mnist-strong; do \
-		$(BIN)/kdtune sweep results/reference/$$study/sweep.yaml --teacher $(FASHION_TEACHER) --name reference-$$study \
-			|| exit; \
-	done
-ifdef CIFAR
-	$(BIN)/kdtune teacher --data $(CIFAR) --train-images 20000 --validation-images 2000 --image-size 32 \
-		--model ResNet18 --epochs 10 --setting batch_size=64 --setting step_size=7 --out $(CIFAR_TEACHER)
-	$(BIN)/kdtune sweep results/reference/cifar10/sweep.yaml --data $(CIFAR) --teacher $(CIFAR_TEACHER) --name reference-cifar10
-endif
+		--model ResNet18 --epochs 6 --setting batch_size=64 --setting step_size=4 --out $(REFERENCE_TEACHER)
+	$(BIN)/kdtune sweep results/reference/fashion-mnist/sweep.yaml --teacher $(REFERENCE_TEACHER) --name reference-fashion-mnist
 	$(MAKE) reference-report
 
-# The tables of the studies, and one page, of their logs; also of repetitions that are there.
+# The tables of the study, and one page, of its log; also of a repetition that is there.
 STUDIES = $(wildcard results/reference/*/ results/reference-*/)
 
 reference-report: $(READY)

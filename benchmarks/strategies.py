@@ -221,6 +221,7 @@ IDEAS: dict[str, Callable[..., Strategy]] = {
     ),
     "10 random trials": _patched((gp_sampler, "STARTUP_TRIALS", 10)),
     "cells apart": _patched((cell_model, "MIN_SOURCE_TRIALS", 10**9)),
+    "proposes what was tried": _patched((optuna_private, "MIN_DISTANCE", 0.0)),
     "no repeats": partial(KdtuneStrategy, repeat_share=0),
     "no START": partial(PatchedStrategy, start=False),
     "no early check": _patched((stopping, "_HOPELESS_SHARE", 0.0)),

@@ -75,7 +75,7 @@ class GaussianProcessSampler(ProcessSampler):
     def _improve(self, model: CellModel, running: np.ndarray) -> np.ndarray:
         mean, _ = model.posterior()
         best = model.points[int(np.argmax(mean))]
-        return self.best_point(model.process, model.normalized, best, running)
+        return self.best_point(model.process, model.normalized, model.points, best, running)
 
 
 def _trials_with(

@@ -28,6 +28,12 @@ Two runs that differ in the seed alone often differ as much as good settings do.
 
 NUM_QMC_SAMPLES = 128  # as in `GPSampler`
 
+MIN_DISTANCE = 0.05
+"""Points that differ by less in every setting, as a share of its range, count as the same."""
+
+NUM_CANDIDATES = 1024
+"""Points of which the best one is taken where the best of all was tried before."""
+
 
 def fit_process(points: np.ndarray, values: np.ndarray, is_categorical: np.ndarray) -> GPRegressor:
     """Return a Gaussian process (Matérn 5/2, one length scale per setting, and noise).
@@ -86,14 +92,23 @@ class ProcessSampler(GPSampler):
     """
 
     def best_point(
-        self, process: GPRegressor, space: SearchSpace, best: np.ndarray, running: np.ndarray
+        self,
+        process: GPRegressor,
+        space: SearchSpace,
+        tried: np.ndarray,
+        best: np.ndarray,
+        running: np.ndarray,
     ) -> np.ndarray:
-        """Return the point with the highest expected improvement on the best posterior mean.
+        """Return the new point with the highest expected improvement on the best posterior mean.
+
+        Where the best point was tried before, a search would stay in its corner: there the model
+        is surest. Repeats, and not proposals, measure the noise of a point.
 
         Args:
             process: the posterior.
             space: of the points.
-            best: the point with the best posterior mean, [D].
+            tried: all points of ended trials, [N, D].
+            best: the one with the best posterior mean, [D].
             running: points whose values are not known yet, [R, D].
         """
         threshold = float(process.posterior(torch.from_numpy(best))[0])
@@ -109,4 +124,22 @@ class ProcessSampler(GPSampler):
             )
         else:
             function = acqf.LogEI(gpr=process, search_space=space, threshold=threshold)
-        return self._optimize_acqf(function, best[np.newaxis])
+        point: np.ndarray = self._optimize_acqf(function, best[np.newaxis])
+        known = np.concatenate([tried, running])
+        if _is_new(point[np.newaxis], known)[0]:
+            return point
+        drawn = space.sample_normalized_params(NUM_CANDIDATES, self._rng.rng)
+        keeps = self._rng.rng.random_sample(drawn.shape) < 0.5
+        candidates = np.where(keeps, point, drawn)  # share about half of the settings
+        candidates = candidates[_is_new(candidates, known)]
+        if not len(candidates):  # a space of a few points
+            return point
+        chosen: np.ndarray = candidates[int(function.eval_acqf_no_grad(candidates).argmax())]
+        return chosen
+
+
+def _is_new(points: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return which points, [P, D], are far from all known ones, [N, D], in some setting."""
+    differences = np.abs(points[:, np.newaxis] - known[np.newaxis])
+    new: np.ndarray = (differences.max(axis=2) >= MIN_DISTANCE).all(axis=1)
+    return new

@@ -6,7 +6,6 @@ from event_logs import make_metrics
 from report_sweeps import proposed, sweep_started
 
 from kdtune.log.events import EpochFinished, TeacherSummary, TrialEnded
-from kdtune.log.folder import SweepFolder
 from kdtune.reports.tables.learning import LearningSigns, Sign, describe_chance, learning_sentences
 
 COUNTS = {"validation_images": 400, "train_images": 800}
@@ -173,11 +172,3 @@ def test_sentences_are_short_and_never_advise_more_trials(sign, others):
 def test_what_guessing_reaches(metric, counts, sentence):
     assert describe_chance(opened(metric=metric, validation_class_counts=counts)) == sentence
     assert len(sentence.split()) <= 25
-
-
-def test_logs_of_earlier_versions_are_judged_by_what_they_have(request):
-    """They count no classes and no answers; a diverged trial counts as 1 of K there."""
-    folder = SweepFolder(request.config.rootpath / "results" / "reference")
-    opening = folder.load_opening_events()[0]
-    assert opening.chance == 1 / len(opening.data.classes)
-    assert learning_sentences(folder.load_events()) == []

@@ -313,7 +313,7 @@ def test_the_epochs_left_are_at_most_those_that_there_are(trials):
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 @pytest.mark.parametrize("log", ["search", "confirmation"])
 def test_the_time_left_of_recorded_sweeps_is_right_within_a_factor_of_one_and_a_half(log, share):
-    folder = SweepFolder(Path(__file__).parents[3] / "results" / "reference")
+    folder = SweepFolder(Path(__file__).parents[3] / "results" / "reference" / "fashion-mnist")
     events = folder.load_events() if log == "search" else folder.load_confirm_events()
     trials = [event for event in events if isinstance(event, TrialProposed)]
     goal = Goal(Counter(trial.cell for trial in trials))

@@ -61,13 +61,35 @@ def test_a_shifted_process_adds_its_prior_mean_to_every_posterior():
 
 @pytest.mark.parametrize("running", [[], [[0.5]]])
 def test_the_best_point_is_where_the_posterior_promises_most(running):
-    """Values rise to 0.7 and fall after it; a point that is tried now is not proposed again."""
-    points = np.linspace(0, 1, 11)[:, None]
+    """Values rise to 0.7 and fall after it."""
+    points = np.linspace(0, 0.95, 6)[:, None]
     process = fit(points, -4 * (points[:, 0] - 0.7) ** 2)
     space = NormalizedSpace({"x": FloatDistribution(0, 1)})
-    sampler = ProcessSampler(seed=1)
-    point = sampler.best_point(process, space, points[7], np.array(running).reshape(-1, 1))
-    assert 0.6 < point[0] < 0.8
+    running = np.array(running).reshape(-1, 1)
+    point = ProcessSampler(seed=1).best_point(process, space, points, points[4], running)
+    assert 0.57 < point[0] < 0.76
+
+
+@pytest.mark.parametrize("running", [[], [[0.95, 0.95]]])
+def test_what_was_tried_is_not_proposed_again_but_as_a_repeat(running):
+    """Values rise to a corner, which was tried six times."""
+    corner = np.array([[1.0, 1.0]])
+    points = np.concatenate([corner] * 6 + [np.random.default_rng(0).random((8, 2))])
+    process = fit(points, points.sum(axis=1))
+    space = NormalizedSpace({"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)})
+    known = np.array([*points, *running])
+    running = np.array(running).reshape(-1, 2)
+    point = ProcessSampler(seed=1).best_point(process, space, points, corner[0], running)
+    assert np.abs(point - known).max(axis=1).min() >= 0.05
+    assert point.sum() > 1.2
+
+
+def test_where_everything_was_tried_the_best_point_comes_again():
+    space = NormalizedSpace({"size": CategoricalDistribution([8, 16])})
+    points = np.array([[0.0], [1.0]] * 3)
+    process = fit_process(points, points[:, 0], np.array([True]))
+    best = ProcessSampler(seed=1).best_point(process, space, points, points[1], points[:0])
+    assert best.tolist() == [1.0]
 
 
 def test_the_joint_posterior_has_the_mean_and_variance_of_each_point():
