@@ -18,9 +18,13 @@ QUICK_TESTS := $(addprefix tests/,config log runtime storage methods)
 demo: $(READY)
 	$(BIN)/kdtune demo
 
+# Tests of a file share their sweeps, so one process runs a file. Much of their time is a wait for processes to
+# start; with more than two at once, limits of time would pass before anything has started.
+SLOW_TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadfile
+
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --cov=kdtune
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --cov=kdtune
+	$(SLOW_TESTS)
 
 # With the lowest versions that pyproject.toml allows. Ray 2.50 warns of its own code, and leaves files open.
 test-lowest: .venv-lowest/.ready
@@ -36,7 +40,7 @@ test-lowest: .venv-lowest/.ready
 
 # WING=tuning/cluster: the slow tests of one package, instead of all.
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow tests/$(WING)
+	$(SLOW_TESTS) tests/$(WING)
 
 check: lint types
 

@@ -39,6 +39,9 @@ SMALL = {
 }
 """Added to a command's own flags, of which the last one counts, except for lists."""
 
+ONLY_CHECKED = {"own-space", "two-hours", "more", "live"}
+"""Sweeps that no later command names; sweeps of their kinds run in tests/tuning."""
+
 
 def shortened(line):
     """Return the arguments of a command that runs in a short time."""
@@ -47,7 +50,7 @@ def shortened(line):
         words[words.index("--models") + 1] = "ResNet18"
     elif words[0] == "sweep":
         words += ["--models", "ResNet18"]
-    return words
+    return words + ["--dry-run"] * (words[0] == "sweep" and not ONLY_CHECKED.isdisjoint(words))
 
 
 def blocks(language, *pages):

@@ -150,6 +150,7 @@ def test_the_script_of_rays_resumes_after_kills(folder, teacher_file, tmp_path):
         "--concurrent", "1",
     ]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TUNE_GLOBAL_CHECKPOINT_S": "2"}
+    env["RAY_ADDRESS"] = "local"  # else it joins a cluster that another test runs meanwhile
     deadline = time.monotonic() + 300
     for may_be_killed in (has_no_state_yet, has_a_checkpoint_and_a_state_at_rest):
         with subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL) as run:

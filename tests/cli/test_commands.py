@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 from click.testing import CliRunner
-from command_line import REPORT_IMPORTS
+from command_line import command_process
 from event_logs import make_space, sweep_opening, trial_events, write_log
 from report_sweeps import PROFILE, one_method
 from small_runs import write_digits
@@ -26,6 +26,12 @@ from kdtune.storage.array_cache import ArrayCache
 def test_help(command):
     result = CliRunner().invoke(cli, [*command, "--help"])
     assert result.exit_code == 0 and "Usage:" in result.output
+
+
+@pytest.fixture(scope="module")
+def run():
+    with command_process() as run:
+        yield run
 
 
 @pytest.mark.parametrize(
@@ -73,13 +79,11 @@ def test_help(command):
         ("rm taken --yes", 2, "results/taken is not the folder of a sweep"),
     ],
 )
-def test_mistakes_are_found_before_torch_and_ray_are_loaded(tmp_path, words, code, sentence):
+def test_mistakes_are_found_before_torch_and_ray_are_loaded(run, tmp_path, words, code, sentence):
     (tmp_path / "results" / "taken").mkdir(parents=True)
-    command = [sys.executable, "-c", REPORT_IMPORTS, *words.split()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    *message, modules = done.stderr.splitlines()
-    assert (done.returncode, modules) == (code, "set()")
-    assert sentence in "".join(message) and len(message) == (code > 0)
+    ended, _, message, modules = run(tmp_path, words)
+    assert (ended, modules) == (code, [])
+    assert sentence in message and len(message.splitlines()) == (code > 0)
 
 
 def test_reports_need_neither_torch_nor_ray_nor_a_display():

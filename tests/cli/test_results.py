@@ -2,13 +2,10 @@
 
 import io
 import json
-import os
-import re
-import subprocess
 import sys
 
 import pytest
-from command_line import REPORT_IMPORTS
+from command_line import command_process
 from event_logs import sweep_opening, trial_events, write_log
 from report_sweeps import one_method
 from sweep_folders import write_sweep_folder
@@ -16,14 +13,14 @@ from sweep_folders import write_sweep_folder
 from kdtune.log.folder import SweepFolder
 
 
-@pytest.mark.parametrize("words", ["list", "list --format json", "status s --format json"])
-def test_sweeps_are_listed_without_torch_and_ray(tmp_path, words):
+def test_sweeps_are_listed_without_torch_and_ray(tmp_path):
     write_sweep_folder(tmp_path / "s", one_method())
     write_sweep_folder(tmp_path / "results" / "s", one_method())
-    command = [sys.executable, "-c", REPORT_IMPORTS, *words.split()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert not {"torch", "ray"} & set(re.findall(r"\w+", done.stderr.splitlines()[-1]))
-    assert "complete" in done.stdout
+    with command_process() as run:
+        for words in ("list", "list --format json", "status s --format json"):
+            code, out, _, modules = run(tmp_path, words)
+            assert code == 0 and not {"torch", "ray"} & {*modules}
+            assert "complete" in out
 
 
 def test_sweeps_are_listed_with_their_states_and_best_cells(kdtune, tmp_path):
@@ -70,9 +67,12 @@ def test_the_status_of_a_sweep_as_json(kdtune, tmp_path):
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
 @pytest.mark.parametrize("words", ["leaderboard s", "leaderboard s --format markdown", "--help"])
-def test_output_that_is_not_utf8_has_other_characters_in_their_place(tmp_path, words, encoding):
+def test_output_that_is_not_utf8_has_other_characters_in_their_place(
+    kdtune, tmp_path, monkeypatch, words, encoding
+):
     write_sweep_folder(tmp_path / "s", one_method())
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    command = [sys.executable, "-m", "kdtune", *words.split()]
-    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=True)
-    assert done.stdout.decode(encoding).strip() and b"Traceback" not in done.stderr
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert kdtune(*words.split())[0] == 0
+    out.flush()
+    assert out.buffer.getvalue().decode(encoding).strip()

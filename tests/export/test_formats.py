@@ -86,8 +86,9 @@ def test_a_network_of_a_library_is_opened_again(tmp_path, name, form):
     assert network.description.model == name
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("name", ["timm:test_vit", "timm:levit_128s"])
+@pytest.mark.parametrize(
+    ("name", "form"), [*(("timm:test_vit", form) for form in FORMATS), ("timm:levit_128s", "onnx")]
+)
 def test_a_transformer_can_be_written_in_every_format(tmp_path, name, form):
     pytest.importorskip("timm")
     loaded = loaded_of(name, image_size=32)

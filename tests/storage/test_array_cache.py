@@ -13,13 +13,7 @@ import numpy as np
 import pytest
 
 from kdtune.errors import DiskFullError, UserError
-from kdtune.storage.array_cache import (
-    ArrayCache,
-    CacheProgress,
-    CacheState,
-    _key_digest,
-    cache_folder,
-)
+from kdtune.storage.array_cache import ArrayCache, CacheProgress, CacheState, cache_folder
 
 GROUP = {"kind": "test", "made_by": 1}
 WANTED = {"a": {"name": "a"}, "b": {"name": "b"}}
@@ -304,9 +298,11 @@ def test_arrays_of_one_build_count_for_each_other(tmp_path):
 
 
 def test_a_lock_that_cannot_be_created_is_an_error(tmp_path):
-    (tmp_path / f"{_key_digest(GROUP)}.lock").mkdir()
+    open_both(tmp_path / "a")
+    [lock] = (tmp_path / "a").glob("*.lock")
+    (tmp_path / "b" / lock.name).mkdir(parents=True)
     with pytest.raises(UserError, match="cannot be written .*; make room"):
-        open_both(tmp_path)
+        open_both(tmp_path / "b")
 
 
 def test_pruning_keeps_what_fits(tmp_path):

@@ -2,10 +2,10 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from object_store import object_store
@@ -77,13 +77,13 @@ def test_a_missing_bucket_is_an_error(bucket):
 
 def test_a_process_that_is_killed_while_it_writes_leaves_no_visible_file(tmp_path):
     program = (
-        "import os, signal\n"
+        "import resource, signal\n"
         "from kdtune.storage.remote import Storage\n"
-        f"storage = Storage({str(tmp_path)!r})\n"
-        "with storage._replacing('x') as path, open(path, 'wb') as stream:\n"
-        "    stream.write(b'half')\n"
-        "    stream.flush()\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # kills at the limit of a file's size\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        f"Storage({str(tmp_path)!r}).write('x', bytes(5000))\n"
     )
-    subprocess.run([sys.executable, "-c", program])
-    assert list(Path(tmp_path).iterdir()) and Storage(str(tmp_path)).list_files() == []
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGXFSZ
+    [part] = tmp_path.iterdir()
+    assert part.stat().st_size == 1000 and Storage(str(tmp_path)).list_files() == []

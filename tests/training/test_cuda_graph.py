@@ -4,10 +4,9 @@ import copy
 
 import pytest
 import torch
-from small_runs import small_config
+from small_runs import METHODS_AND_MODELS, small_config
 
-from kdtune.methods import METHODS
-from kdtune.models import MODELS, build_model
+from kdtune.models import build_model
 from kdtune.models.on_device import DeviceModel
 from kdtune.training.cuda_graph import GraphedStep, Recorder
 from kdtune.training.ema import ModelEma
@@ -83,8 +82,7 @@ def assert_same(first, second):
     assert all(torch.equal(a, b) for a, b in zip(first[3], second[3], strict=True))
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "model"), METHODS_AND_MODELS)
 def test_repeating_a_recorded_step_is_the_loop(folder, method, model):
     recorder = RecordingOnCpu()
     recorded = train(make_parts(folder, method, model), recorder)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 from kernel_counter import HostCallError, KernelCounter
-from small_runs import small_config
+from small_runs import METHODS_AND_MODELS, small_config
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from kdtune.data.batches import Batches
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
-from kdtune.models import MODELS, build_model
+from kdtune.models import build_model
 from kdtune.models.on_device import DeviceModel
 from kdtune.training.ema import ModelEma
 from kdtune.training.loop import build_method_for_models, build_student
@@ -41,8 +41,7 @@ def make_batches(method, teacher, num_images=20, size=4):
     return Batches(images.numpy(), labels, size, shuffle=True, targets=arrays)
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "model"), METHODS_AND_MODELS)
 def test_no_step_of_an_epoch_reads_a_number_or_sends_one(folder, method, model):
     """Neither gathering its batch, nor the step itself, nor the sums of its metrics."""
     step, teacher = make_step(folder, method, model)

@@ -267,7 +267,7 @@ def test_trials_that_die_hang_or_lack_memory_restart(ray_session, tmp_path):
 
     harness = SweepHarness(
         tmp_path / "log.jsonl", methods="kd", models="A", sampler="random", trials=3,
-        slots=Slots({"A": ResourceRequest()}, LivingNodes()), stall_timeout=1,
+        slots=Slots({"A": ResourceRequest()}, LivingNodes()), stall_timeout=3,
     )  # fmt: skip
     watchdog = harness.policy.watchdog
     watchdog.clock = time.monotonic
@@ -279,11 +279,11 @@ def test_trials_that_die_hang_or_lack_memory_restart(ray_session, tmp_path):
     restarts = {e.trial_id: (e.cause, e.reason) for e in of_kind(events, TrialRestarted)}
     assert restarts == {
         "kd-A-000": ("process_died", "its process died: killed, or out of memory"),
-        "kd-A-001": ("stalled", "no progress for 1 s"),
+        "kd-A-001": ("stalled", "no progress for 3 s"),
         "kd-A-002": ("device_memory", "out of memory; it gets the device to itself"),
     }
     ends = {e.trial_id: (e.state, e.reason) for e in of_kind(events, TrialEnded)}
-    assert ends.pop("kd-A-001") == ("crashed", "no progress for 1 s, 2 times")
+    assert ends.pop("kd-A-001") == ("crashed", "no progress for 3 s, 2 times")
     assert {state for state, _ in ends.values()} == {"finished"} and len(ends) == 2
     devices = {e.trial_id: e.device for e in of_kind(events, EpochFinished)}
     assert devices.pop("kd-A-002") == "2 CPUs" and set(devices.values()) == {"1 CPUs"}
@@ -312,37 +312,34 @@ def start(place, *words):
 
 
 def end(driver, number):
-    """Send a signal, and return what the process says at its end."""
-    driver.send_signal(number)
+    """Send a signal to the group, as terminals and `timeout` do; return the process's last words.
+
+    None of its processes is left.
+    """
+    children = psutil.Process(driver.pid).children(recursive=True)
+    os.killpg(driver.pid, number)
     with driver:
         _, err = driver.communicate(timeout=100)
     assert "Traceback" not in err
+    assert psutil.wait_procs(children, timeout=20)[1] == []
     return err
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whom", ["group", "all"])
-def test_a_sigterm_to_all_processes_ends_a_sweep_before_slurm_kills(folder, tmp_path, whom):
-    """`timeout` signals the group; scancel and systemd signal Ray's processes as well.
-
-    Ray may then end the driver by itself, without a sentence.
-    """
+def test_a_sigterm_to_all_processes_ends_a_sweep_before_slurm_kills(folder, tmp_path):
+    """scancel and systemd signal Ray's processes, too, which may end the driver by themselves."""
     words = f"sweep --name x --data {folder} --image-size 8 --methods student --no-baselines"
     words += " --models MultiBranchNet --trials 2 --epochs 999"
     driver, sweep = start(tmp_path, *words.split())
     began, children = time.monotonic(), psutil.Process(driver.pid).children(recursive=True)
     os.killpg(driver.pid, signal.SIGTERM)
-    for process in children if whom == "all" else ():
+    for process in children:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
     with driver:
-        _, err = driver.communicate(timeout=100)
+        driver.communicate(timeout=100)
     assert time.monotonic() - began < 30
-    if whom == "group":
-        assert driver.returncode == 143 and "Traceback" not in err
-        assert "to continue: kdtune resume results/x" in err
-    psutil.wait_procs(children, timeout=20)
-    assert not any(process.is_running() for process in children)
+    assert psutil.wait_procs(children, timeout=20)[1] == []
     assert sweep.is_locked() is False
     assert not of_kind(sweep.load_events(), TrialEnded)
 

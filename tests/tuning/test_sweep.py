@@ -19,6 +19,7 @@ from kdtune.errors import UserError
 from kdtune.log.event_log import EventLog
 from kdtune.log.events import CacheUpdated, EpochFinished, TrialEnded, TrialProposed, WarmStart
 from kdtune.log.folder import SweepFolder
+from kdtune.log.stopwatch import Stopwatch
 from kdtune.log.trial_history import TrialHistory
 from kdtune.models.checkpoints import load_model
 from kdtune.training.rerun import train_from_file
@@ -230,7 +231,14 @@ def test_a_sweep_without_a_cache_learns_the_same(small_sweep, tmp_path, monkeypa
 def test_a_sweep_that_is_out_of_time_is_complete(
     ray_session, folder, tmp_path, monkeypatch, capsys
 ):
+    """Its time is over once an epoch is logged, however long processes take to start."""
     monkeypatch.chdir(tmp_path)
+
+    def elapsed(stopwatch):
+        log = Path("results/x/log.jsonl")
+        return 30.0 * (log.exists() and '"epoch_finished"' in log.read_text())
+
+    monkeypatch.setattr(Stopwatch, "elapsed_seconds", property(elapsed))
     sweep = {
         "name": "x", "data": str(folder), "methods": ["student"], "models": ["MultiBranchNet"],
         "baselines": False, "time_budget": "30s", "epochs": 1000, "settings": {"batch_size": 16},

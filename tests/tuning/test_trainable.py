@@ -78,17 +78,19 @@ def test_a_strength_is_the_term_over_the_classification_loss(
     ray_session, folder, teacher_file, tmp_path
 ):
     """Twice the strength is twice the weight; without a teacher it has no effect."""
-    found = {}
-    for teacher in (str(teacher_file), None):
-        tuner = tune.Tuner(
-            trainable,
-            param_space={
-                **FIXED, "data_dir": str(folder), "teacher_model": teacher, "method": "kd",
-                "epochs": 1, "alpha_strength": tune.grid_search([1.0, 2.0]),
-            },
-            run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
-        )  # fmt: skip
-        found[teacher] = sorted(result.metrics["alpha"] for result in tuner.fit())
-    low, high = found.pop(str(teacher_file))
+    tuner = tune.Tuner(
+        trainable,
+        param_space={
+            **FIXED, "data_dir": str(folder), "method": "kd", "epochs": 1,
+            "teacher_model": tune.grid_search([str(teacher_file), None]),
+            "alpha_strength": tune.grid_search([1.0, 2.0]),
+        },
+        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    )  # fmt: skip
+    found = {
+        tuple(result.config[key] for key in ("teacher_model", "alpha_strength")): result.metrics
+        for result in tuner.fit()
+    }
+    low, high = (found[str(teacher_file), strength]["alpha"] for strength in (1.0, 2.0))
     assert high == pytest.approx(2 * low, rel=1e-5) and low != 1.0
-    assert found[None] == [1.0, 2.0]
+    assert [found[None, strength]["alpha"] for strength in (1.0, 2.0)] == [1.0, 2.0]

@@ -2,6 +2,7 @@
 
 import io
 import re
+from functools import cache
 from xml.etree import ElementTree
 
 import numpy as np
@@ -146,6 +147,7 @@ def test_failures():
     assert diverged_settings(tables.trials.iloc[:2], SPACES).empty
 
 
+@cache
 def drawn(name=None):
     """Every figure; of cells that are called so."""
     tables = four_cells().tables
