@@ -28,8 +28,8 @@ Two runs that differ in the seed alone often differ as much as good settings do.
 
 NUM_QMC_SAMPLES = 128  # as in `GPSampler`
 
-MIN_DISTANCE = 0.05
-"""Points that differ by less in every setting, as a share of its range, count as the same."""
+MIN_DISTANCE = 0.2
+"""Points that are nearer, in length scales of the process, count as the same."""
 
 NUM_CANDIDATES = 1024
 """Points of which the best one is taken where the best of all was tried before."""
@@ -126,20 +126,23 @@ class ProcessSampler(GPSampler):
             function = acqf.LogEI(gpr=process, search_space=space, threshold=threshold)
         point: np.ndarray = self._optimize_acqf(function, best[np.newaxis])
         known = np.concatenate([tried, running])
-        if _is_new(point[np.newaxis], known)[0]:
+        if _is_new(point[np.newaxis], known, process)[0]:
             return point
         drawn = space.sample_normalized_params(NUM_CANDIDATES, self._rng.rng)
         keeps = self._rng.rng.random_sample(drawn.shape) < 0.5
         candidates = np.where(keeps, point, drawn)  # share about half of the settings
-        candidates = candidates[_is_new(candidates, known)]
+        candidates = candidates[_is_new(candidates, known, process)]
         if not len(candidates):  # a space of a few points
             return point
         chosen: np.ndarray = candidates[int(function.eval_acqf_no_grad(candidates).argmax())]
         return chosen
 
 
-def _is_new(points: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return which points, [P, D], are far from all known ones, [N, D], in some setting."""
-    differences = np.abs(points[:, np.newaxis] - known[np.newaxis])
-    new: np.ndarray = (differences.max(axis=2) >= MIN_DISTANCE).all(axis=1)
+def _is_new(points: np.ndarray, known: np.ndarray, process: GPRegressor) -> np.ndarray:
+    """Return which points, [P, D], are far from all known ones, [N, D].
+
+    A setting without an effect on the values has a long length scale, so it makes no point new.
+    """
+    differences = (points[:, np.newaxis] - known[np.newaxis]) / process.length_scales
+    new: np.ndarray = (np.linalg.norm(differences, axis=2) >= MIN_DISTANCE).all(axis=1)
     return new
