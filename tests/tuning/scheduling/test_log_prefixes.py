@@ -1,0 +1,65 @@
+"""Wherever the log of a search ends, its resume decides what the search would have decided."""
+
+import pytest
+from log_prefixes import find_wrong_prefixes
+from sweep_harness import SWEEP_OPENING, SweepHarness, sweep_config
+
+from kdtune.log.events import TrialEnded, TrialProposed, TrialRestarted
+from kdtune.log.folder import SweepFolder
+from kdtune.tuning.scheduling.search_policy import SearchPolicy
+from kdtune.tuning.search.space import load_spaces
+from kdtune.tuning.trials.results import Failure, TrialFailed
+
+
+class TroubledSearch(SweepHarness):
+    """A search in which a process dies, and a trial diverges."""
+
+    def train(self, trial, curve):
+        match trial.config["trial_id"]:
+            case "at-A-001" as trial_id if not self.active_trials.by_id[trial_id].restarts:
+                self.report(trial, 1, curve[0])
+                self.scheduler.on_trial_error(None, trial)
+            case "at-A-002":
+                self.report_result(trial, TrialFailed(failure=Failure.DIVERGED, reason="nan"))
+            case _:
+                super().train(trial, curve)
+
+
+def make_policy(**changes):
+    return SearchPolicy(sweep_config(**changes), load_spaces(), SweepHarness.configure_trial)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sampler": "tpe", "trials": 4},
+        {"sampler": "cmaes", "trials": 4, "scheduler": "hyperband"},  # keeps a state of its own
+        {"sampler": "gp", "trials": 6, "methods": "at", "epochs": 2},
+        {"sampler": "random", "trials": 12, "methods": "at", "epochs": 1, "repeat_share": 0.5},
+        {"sampler": "random", "trials": 9, "total_epochs": 40, "balance_by": "epochs"},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_every_prefix_is_continued_as_it_was(tmp_path, settings):
+    path = tmp_path / "log.jsonl"
+    search = TroubledSearch(path, **settings)
+    search.append(SWEEP_OPENING)
+    search.run()
+    for event in search.policy.model_cells():
+        search.append(event)
+    events = SweepFolder(tmp_path).load_events()
+    assert {"finished", "diverged"} <= {e.state for e in events if isinstance(e, TrialEnded)}
+    assert any(isinstance(event, TrialRestarted) for event in events)
+    repeats = [e for e in events if isinstance(e, TrialProposed) and e.is_repeat]
+    assert bool(repeats) is ("repeat_share" in settings)
+    assert find_wrong_prefixes(path, lambda: make_policy(**settings)) == []
+
+
+def test_a_search_that_decides_otherwise_is_found(tmp_path):
+    path = tmp_path / "log.jsonl"
+    search = SweepHarness(path, trials=2)
+    search.append(SWEEP_OPENING)
+    search.run()
+    last = len(SweepFolder(tmp_path).load_events())
+    wrong = find_wrong_prefixes(path, lambda: make_policy(trials=2, scheduler="none"))
+    assert wrong and last not in wrong
