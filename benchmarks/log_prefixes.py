@@ -12,6 +12,7 @@ from typing import Any
 from kdtune.log.event_log import EventLog, parse_events
 from kdtune.log.events import (
     CacheUpdated,
+    CellModelled,
     Completed,
     EpochFinished,
     EpochMetrics,
@@ -29,7 +30,7 @@ from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.trials import results
 from kdtune.tuning.trials.results import Failure
 
-NOT_DECIDED = (SweepStarted, SweepResumed, CacheUpdated, Completed)
+NOT_DECIDED = (SweepStarted, SweepResumed, CacheUpdated, CellModelled, Completed)
 FAILURES = {TrialState.DIVERGED: Failure.DIVERGED, TrialState.CRASHED: Failure.CRASHED}
 
 
@@ -69,8 +70,6 @@ def _continue_log(path: Path, policy: SearchPolicy, recorded: Sequence[Event]) -
         while isinstance(config := searcher.suggest(""), dict):
             trial: Any = SimpleNamespace(config=config, get_error=lambda: None)
             _answer(scheduler, trial, recorded, events)
-        for event in policy.model_cells():
-            log.append(event)
     return events
 
 
