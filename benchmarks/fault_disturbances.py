@@ -9,7 +9,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psutil
 from fault_campaign import Driver, load_all_events
@@ -195,57 +197,58 @@ def _mount(folder: Path, options: str) -> bool:
 
 
 class Nodes:
-    """A cluster of processes on this machine, whose head has no CPU; two nodes run trials.
+    """A cluster of processes on this machine: a head without CPUs, and two nodes that run trials.
 
     Args:
         folder: for the nodes' caches; each has its own.
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._caches = folder, dict[object, Path]()
+        self._folder, self._caches, self._numbers = folder, dict[Any, Path](), count(1)
         self._cluster = Cluster(shutdown_at_exit=False)
         self._cluster.add_node(num_cpus=0, wait=False)
-        self._add()
-        self._add()
+        self._add(2)
 
     @property
     def address(self) -> str:
         """Host and port of the head."""
         return str(self._cluster.address)
 
-    def _add(self) -> None:
-        cache = self._folder / f"cache-{len(self._caches)}"
-        node = self._cluster.add_node(num_cpus=2, env_vars={"KDTUNE_CACHE": str(cache)})
-        self._caches[node] = cache
+    def _add(self, number: int) -> None:
+        for _ in range(number):
+            cache = self._folder / f"cache-{next(self._numbers)}"
+            variables = {"KDTUNE_CACHE": str(cache)}
+            self._caches[self._cluster.add_node(num_cpus=2, env_vars=variables)] = cache
+
+    def _replace(self, nodes: list[Any]) -> None:
+        for node in nodes:
+            self._cluster.remove_node(node, allow_graceful=False)
+            del self._caches[node]
+        self._add(len(nodes))
 
     def kill_during_pass(self, driver: Driver, sweep: SweepFolder, fault: Fault) -> bool:
-        """Kill a node while the teacher computes its targets there, and add another node.
+        """Kill a node while the teacher computes its targets there, and add another one.
 
-        With ``epochs`` it is a node other than that of the first trials, which is killed as well,
-        after so many epochs.
+        After ``epochs``, if the fault has some, the nodes with targets are killed, too, so that
+        the process of a trial computes them.
         """
-        if fault.get("epochs"):
+        if fault["epochs"]:
             if not wait_for_epochs(driver, sweep, fault):
                 return False
-            self._kill(next(node for node, cache in self._caches.items() if _has_targets(cache)))
+            self._replace([node for node, cache in self._caches.items() if _has_targets(cache)])
         while driver.poll() is None:
-            for node, cache in self._caches.items():
-                if node in self._cluster.worker_nodes and _computes_targets(cache):
-                    self._kill(node)
-                    return True
+            if nodes := [node for node, cache in self._caches.items() if _is_in_pass(cache)]:
+                self._replace(nodes)
+                return True
             time.sleep(0.001)
         return False
-
-    def _kill(self, node: object) -> None:
-        self._cluster.remove_node(node, allow_graceful=False)
-        self._add()
 
     def shutdown(self) -> None:
         """End all processes."""
         self._cluster.shutdown()
 
 
-def _computes_targets(cache: Path) -> bool:
+def _is_in_pass(cache: Path) -> bool:
     return any(path.parent.name != "pixels" for path in cache.glob("*.part/*/array.npy"))
 
 

@@ -72,9 +72,10 @@ from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.space import load_spaces
 
 STALLS = "--stall-timeout 5s"
-VIEWS = "--methods at --trials 2 --setting augment=standard --setting augment_views=3"
-REPEATS = "--methods at --trials 12 --repeat-share 0.5"
-DECIDED = "--methods at,fitnets --trials 5 --until-decided --top 1 --seeds 3 --budget 10h"
+SHORT = "--epochs 2 --grace-period 1"
+VIEWS = "--methods at --trials 2 --setting augment=standard"
+REPEATS = f"--methods at --trials 12 {SHORT} --repeat-share 0.5"
+DECIDED = f"--methods at,fitnets --trials 3 {SHORT} --until-decided --top 1 --seeds 3 --budget 10h"
 NO_ROOM = (1, "ake room")
 RunRow = Callable[[], None]
 
