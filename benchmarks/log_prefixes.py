@@ -3,7 +3,7 @@
 Recorded results take the place of training, so every prefix of a log is resumed in a moment.
 """
 
-from collections import Counter
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +31,7 @@ from kdtune.tuning.trials import results
 from kdtune.tuning.trials.results import Failure
 
 NOT_DECIDED = (SweepStarted, SweepResumed, CacheUpdated, CellModelled, Completed)
+STAMPS = {"time", "session_seconds"}
 FAILURES = {TrialState.DIVERGED: Failure.DIVERGED, TrialState.CRASHED: Failure.CRASHED}
 
 
@@ -54,7 +55,7 @@ def find_wrong_prefixes(log_path: Path, make_policy: Callable[[], SearchPolicy])
 
 def _decided(log: Iterable[Event]) -> list[dict[str, Any]]:
     decided = (event for event in log if not isinstance(event, NOT_DECIDED))
-    return [event.model_dump(exclude={"time", "session_seconds"}) for event in decided]
+    return [event.model_dump(mode="json", exclude=STAMPS) for event in decided]
 
 
 def _continue_log(path: Path, policy: SearchPolicy, recorded: Sequence[Event]) -> list[Event]:
@@ -76,14 +77,14 @@ def _continue_log(path: Path, policy: SearchPolicy, recorded: Sequence[Event]) -
 def _answer(
     scheduler: LogScheduler, trial: Any, recorded: Iterable[Event], events: Sequence[Event]
 ) -> None:
-    """Answer for the process of a trial, also the epochs that it repeats after a restart."""
+    """Answer for the process of a trial, which repeats its epochs, and dies where one has died."""
     trial_id = trial.config["trial_id"]
-    restarts = Counter(e.trial_id for e in events if isinstance(e, TrialRestarted))[trial_id]
+    restarts = sum(isinstance(e, TrialRestarted) and e.trial_id == trial_id for e in events)
 
     def report(result: results.TrialResult) -> bool:
         return scheduler.on_trial_result(None, trial, results.to_ray(result)) == STOP
 
-    if report(results.ProcessStarted(node_id="n", pid=0)):
+    if report(results.ProcessStarted(node_id="n", pid=os.getpid())):
         return
     for event in recorded:
         if getattr(event, "trial_id", None) != trial_id:
