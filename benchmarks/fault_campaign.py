@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -84,12 +85,12 @@ class Campaign:
         self.last_trial = f"fitnets-MultiBranchNet-{trials - 1:03d}"
         """The last trial of the sweep: what happens to it changes no other."""
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._references: dict[str, SweepFolder] = {}
+        self._references, self._numbers = dict[str, SweepFolder](), count(1)
         self._locks: defaultdict[str, Lock] = defaultdict(Lock)
         self.data, self.teacher = work_folder / "data", work_folder / "teacher.pth"
         write_digits(self.data, 60)
         words = [*TEACHER.split(), "--data", str(self.data), "--out", str(self.teacher)]
-        assert self.start({}, words, work_folder).wait() == 0
+        self._complete(words, work_folder / "teacher")
 
     def place(self, kind: str, number: int) -> Path:
         """Return the folder of one of the sweeps of a row, in which its driver runs.
@@ -121,6 +122,10 @@ class Campaign:
                 stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
             )  # fmt: skip
 
+    def _complete(self, words: list[str], place: Path) -> None:
+        if self.start({}, words, place).wait() != 0:
+            raise RuntimeError(said_path(place).read_text())
+
     def sweep_words(self, flags: str | None) -> list[str]:
         """Return the arguments that start a sweep, with the campaign's flags if given none."""
         words = f"{SWEEP} {flags or self.flags} --teacher".split() + [str(self.teacher)]
@@ -130,8 +135,8 @@ class Campaign:
         """Return the undisturbed sweep with these flags, which is run once."""
         with self._locks[flags := flags or self.flags]:
             if flags not in self._references:
-                place = self.place("reference", len(self._references) + 1)
-                assert self.start({}, self.sweep_words(flags), place).wait() == 0
+                place = self.place("reference", next(self._numbers))
+                self._complete(self.sweep_words(flags), place)
                 self._references[flags] = sweep_of(place)
         return self._references[flags]
 
@@ -145,7 +150,7 @@ class Campaign:
 
     def _run_sweep(self, row: Row, pending: list[Fault], place: Path) -> None:
         """Run a sweep to its end, with a pending fault at each start of its driver."""
-        count, sweep, epochs = self.counts[row.kind], sweep_of(place), dict[Any, float]()
+        counts, sweep, epochs = self.counts[row.kind], sweep_of(place), dict[Any, float]()
         injected, failures = 0, 0
         while failures < 3:  # in a row, without a fault
             fault = pending.pop(0) if pending else None
@@ -157,13 +162,13 @@ class Campaign:
             elif fault is not None and fault.get("tries", 1) < MAX_TRIES:
                 pending.append({**fault, "tries": fault.get("tries", 1) + 1})
             before, epochs = epochs, logged_accuracies(sweep)
-            count["epochs lost"] += len(before.items() - epochs.items())
+            counts["epochs lost"] += len(before.items() - epochs.items())
             failures = failures + 1 if code and fault is None else 0
             if code == 0 and not (is_hit and row.resumes_again):
-                count["survived"] += injected
-                count["differences"] += self._count_differences(row, sweep)
+                counts["survived"] += injected
+                counts["differences"] += self._count_differences(row, sweep)
                 break
-        count["injected"] += injected
+        counts["injected"] += injected
 
     def _run_driver(self, row: Row, fault: Fault | None, place: Path) -> tuple[bool, int]:
         """Run a driver to its end; return True if the fault happened, and the exit code."""
@@ -178,7 +183,9 @@ class Campaign:
         code = driver.wait()
         is_hit = fault is not None and (is_hit or code != 0 or any(marks.iterdir()))
         if is_hit and row.exits is not None:
-            is_right = code == row.exits[0] and row.exits[1] in said.read_text()[num_said:]
+            is_right = (
+                code == row.exits[0] and row.exits[1].encode() in said.read_bytes()[num_said:]
+            )
             self.counts[row.kind]["differences"] += not is_right
         return is_hit, code
 
@@ -200,8 +207,8 @@ class Campaign:
 
     def print_row(self, kind: str) -> None:
         """Print a row of the table."""
-        count = self.counts[kind]
-        print(f"| {kind} | {' | '.join(str(count[c]) for c in COLUMNS)} |", flush=True)
+        counts = self.counts[kind]
+        print(f"| {kind} | {' | '.join(str(counts[c]) for c in COLUMNS)} |", flush=True)
 
 
 def sweep_of(place: Path) -> SweepFolder:
