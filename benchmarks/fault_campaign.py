@@ -183,10 +183,9 @@ class Campaign:
         code = driver.wait()
         is_hit = fault is not None and (is_hit or code != 0 or any(marks.iterdir()))
         if is_hit and row.exits is not None:
-            is_right = (
-                code == row.exits[0] and row.exits[1].encode() in said.read_bytes()[num_said:]
-            )
-            self.counts[row.kind]["differences"] += not is_right
+            exit_code, words = row.exits
+            says = words.encode() in said.read_bytes()[num_said:]
+            self.counts[row.kind]["differences"] += not (says and code == exit_code)
         return is_hit, code
 
     def _count_differences(self, row: Row, sweep: SweepFolder) -> int:
