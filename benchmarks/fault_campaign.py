@@ -183,8 +183,8 @@ class Campaign:
         code = driver.wait()
         is_hit = fault is not None and (is_hit or code != 0 or any(marks.iterdir()))
         if is_hit and row.exits is not None:
-            exit_code, words = row.exits
-            says = words.encode() in said.read_bytes()[num_said:]
+            exit_code, sentence = row.exits
+            says = sentence.encode() in said.read_bytes()[num_said:]
             self.counts[row.kind]["differences"] += not (says and code == exit_code)
         return is_hit, code
 
@@ -198,11 +198,10 @@ class Campaign:
             num_wrong += not f"{state}: {reason}".startswith(row.last_trial_ends)
             del expected[self.last_trial]
         else:
-            num_wrong += not read_leaderboard(sweep).equals(read_leaderboard(reference))
+            num_wrong += not bool(read_leaderboard(sweep).equals(read_leaderboard(reference)))
             num_wrong += decisions(sweep) != decisions(reference)
-        return num_wrong + sum(
-            actual.get(key) != expected.get(key) for key in actual.keys() | expected.keys()
-        )
+        keys = actual.keys() | expected.keys()
+        return num_wrong + sum(bool(actual.get(key) != expected.get(key)) for key in keys)
 
     def print_row(self, kind: str) -> None:
         """Print a row of the table."""
