@@ -96,10 +96,9 @@ def kill_while_view_is_built(driver: Driver, sweep: SweepFolder, fault: Fault) -
         with contextlib.suppress(psutil.Error):
             for builder in find_child_processes(driver.pid, "kdtune.data.augmented_views"):
                 time.sleep(fault["seconds"])
-                trial, whole = builder.parent(), psutil.Process(driver.pid)
-                {"builder": builder, "trial": trial or whole, "driver": whole}[
-                    fault["part"]
-                ].kill()
+                trial = builder.ppid()  # raises if the view is complete
+                victims = {"builder": builder.pid, "trial": trial, "driver": driver.pid}
+                os.kill(victims[fault["part"]], signal.SIGKILL)
                 return True
         time.sleep(0.1)
     return False
