@@ -1,4 +1,4 @@
-"""What is done to a running driver from outside: signals, broken disks and lost nodes.
+"""Disturbances of a running driver from outside: signals, broken disks and lost nodes.
 
 Functions with a driver, its sweep and a fault return False if they came too late.
 """
