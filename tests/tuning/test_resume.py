@@ -15,7 +15,7 @@ import psutil
 import pytest
 import ray
 from event_logs import make_metrics, sweep_opening
-from faults import outcomes, read_leaderboard
+from fault_campaign import outcomes, read_leaderboard
 from sweep_harness import EPOCHS, SweepHarness
 
 from kdtune.config.sweep import SweepConfig

@@ -29,6 +29,7 @@ from kdtune.training.epoch_data import EpochData, open_decoded_dataset, require_
 from kdtune.training.loss_scales import LossScales
 from kdtune.training.teacher_check import TeacherCheck, check_teacher, require_finite
 from kdtune.training.teacher_targets import TeacherTargets
+from kdtune.tuning.cluster.admission import is_node_lost
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.trials.cache_plan import plan_cache
@@ -213,24 +214,38 @@ class SharedInputs:
             prepared, self.teacher_check = self._build_in_driver(say, decoded, taught_run)
             return prepared
         say("images and targets of the first epoch are built with the resources of a trial")
-        allocation = slots.smallest_allocation(self.sweep.models[0])
-        if allocation is None:
-            raise RunError("No node has room for a trial any more.")
-        node = NodeAffinitySchedulingStrategy(allocation.node, soft=False)
-        resources = {"num_cpus": allocation.cpus, "num_gpus": allocation.gpus}
-        task = ray.remote(**resources, scheduling_strategy=node, max_retries=1)(_build_on_node)
-        memory = ProcessMemory(self.target_requests, decoded)
-        try:
-            runs = self._representative_runs()
-            built = task.remote(pack_plugins(), memory, runs, taught_run)
-            prepared, self.teacher_check, problem = ray.get(built)
-        except ray.exceptions.RayError as error:
-            raise RunError(f"The first views could not be built: {last_line(error)}") from error
+        built = self._build_on_a_node(slots, say, decoded, taught_run)
+        prepared, self.teacher_check, problem = built
         if problem is not None:
             raise UserError(problem)
         for progress in prepared:
             say(progress.describe())
         return list(prepared)
+
+    def _build_on_a_node(
+        self,
+        slots: Slots,
+        say: Callable[[str], None],
+        decoded: DecodedDataset | None,
+        taught_run: TrainConfig | None,
+    ) -> "FirstEpochOnNode":
+        """Build on the node of the smallest allocation, and on another one if it is lost."""
+        memory, runs = ProcessMemory(self.target_requests, decoded), self._representative_runs()
+        while (allocation := slots.smallest_allocation(self.sweep.models[0])) is not None:
+            node = NodeAffinitySchedulingStrategy(allocation.node, soft=False)
+            resources = {"num_cpus": allocation.cpus, "num_gpus": allocation.gpus}
+            task = ray.remote(**resources, scheduling_strategy=node, max_retries=1)(_build_on_node)
+            try:
+                result = task.remote(pack_plugins(), memory, runs, taught_run)
+                built: FirstEpochOnNode = ray.get(result)
+                return built
+            except ray.exceptions.RayError as error:
+                if not is_node_lost(allocation.node):
+                    reason = last_line(error)
+                    raise RunError(f"The first views could not be built: {reason}") from error
+                slots.mark_lost(allocation.node)
+                say("the node that built them is lost; another one builds them")
+        raise RunError("No node has room for a trial any more.")
 
     def _build_in_driver(
         self,
@@ -253,13 +268,16 @@ class SharedInputs:
 FirstEpoch = tuple[list[CacheProgress], TeacherCheck | None]
 """Arrays that were built or found, and the check of the teacher if it was asked for."""
 
+FirstEpochOnNode = tuple[list[CacheProgress], TeacherCheck | None, str | None]
+"""The same, and a problem for the user."""
+
 
 def _build_on_node(
     plugins: Sequence[Plugin],
     memory: ProcessMemory,
     runs: list[TrainConfig],
     taught_run: TrainConfig | None,
-) -> tuple[list[CacheProgress], TeacherCheck | None, str | None]:
+) -> FirstEpochOnNode:
     """Return the result of `_build_first_epoch`, and a problem for the user."""
     hide_unassigned_gpus()
     try:

@@ -23,7 +23,7 @@ from kdtune.storage.remote import Storage
 from kdtune.training.run import run_training
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
-from faults import outcomes  # noqa: E402
+from fault_campaign import outcomes  # noqa: E402
 
 
 class Nodes:

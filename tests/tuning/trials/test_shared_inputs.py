@@ -4,11 +4,12 @@ import os
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import RayError
 from small_runs import IMAGE_SIZE, small_config
 from sweep_harness import sweep_config
 
 from kdtune.data.folders import find_images
-from kdtune.errors import UserError
+from kdtune.errors import RunError, UserError
 from kdtune.models.checkpoints import read_checkpoint, write_checkpoint
 from kdtune.training.teacher import load_teacher
 from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
@@ -74,6 +75,33 @@ def test_inputs_are_built_where_and_with_what_trials_have(
     assert tasks == expected
     assert [array.state for array in built] == ["built", "built"]
     assert any("built with the resources of a trial" in line for line in said) == bool(expected)
+
+
+def test_a_node_that_is_lost_while_it_builds_is_replaced_by_another(
+    folder, tmp_path, monkeypatch, tasks
+):
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path))
+    sweep = sweep_config(data=str(folder), models=MODEL, methods="student", image_size=IMAGE_SIZE)
+    inputs, said = SharedInputs(sweep, find_images(str(folder)), None), []
+    inputs.register_runs(MODEL, [small_config(folder, method="student")])
+    inputs.plan_cache()
+    names = [letter * 56 for letter in "bcd"]
+    lost = set(names[:2])
+
+    def get(result):
+        if tasks[-1][0] in lost:
+            raise RayError("the node died")
+        return result
+
+    monkeypatch.setattr("ray.get", get)
+    monkeypatch.setattr(shared_inputs, "is_node_lost", lost.__contains__)
+    slots = Slots({MODEL: ResourceRequest()}, lambda: [Node(name, 4) for name in names])
+    inputs.warm_cache(slots, said.append)
+    assert [node for node, *_ in tasks] == names
+    assert sum("another one builds them" in line for line in said) == 2
+    del names[2]
+    with pytest.raises(RunError, match="No node has room"):
+        inputs.warm_cache(slots, said.append)
 
 
 def test_images_that_do_not_fit_are_refused_with_views_and_targets(folder, teacher_file):
