@@ -202,7 +202,7 @@ def improve_on_luckiest(
         running: points whose values are not known yet.
     """
     best = model.points[int(np.argmax(model.warp.values))]
-    return sampler.best_point(model.process, model.normalized, best, running)
+    return sampler.best_point(model.process, model.normalized, model.points, best, running)
 
 
 def _patched(*constants: tuple[Any, str, Any]) -> Callable[..., Strategy]:
