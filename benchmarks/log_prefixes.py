@@ -69,7 +69,7 @@ def _continue_log(path: Path, policy: SearchPolicy, recorded: Sequence[Event]) -
         searcher = LogSearcher(policy, log.append, slots)
         scheduler = LogScheduler(policy, log.append, slots, lambda node: False)
         while isinstance(config := searcher.suggest(""), dict):
-            trial: Any = SimpleNamespace(config=config, get_error=lambda: None)
+            trial: Any = SimpleNamespace(config=config, error_file=None)
             _answer(scheduler, trial, recorded, events)
     return events
 

@@ -77,7 +77,7 @@ class SweepHarness:
         config = self.searcher.suggest("an id of Ray's")
         if config in (None, Searcher.FINISHED):
             return None
-        trial = SimpleNamespace(config=config, get_error=lambda: None)
+        trial = SimpleNamespace(config=config, error_file=None)
         self.report_result(trial, ProcessStarted(node_id=config["allocation"]["node"], pid=7))
         return trial
 

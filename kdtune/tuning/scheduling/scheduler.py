@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from kdtune.errors import DiskFullError, GpuLostError, last_line
+from kdtune.errors import DiskFullError, GpuLostError
 from kdtune.log import events
 from kdtune.log.events import RestartCause, TrialState
 from kdtune.tuning.cluster.admission import is_node_lost
@@ -92,7 +93,7 @@ class LogScheduler(NotSaved, TuneOrderScheduler):
             return
         allocation = self.slots.allocations.get(trial_id)
         kill_reason = self.watchdog.remove_process(trial_id)
-        reason = kill_reason or _describe_death(trial.get_error())
+        reason = kill_reason or _describe_death(_read_error(trial))
         if trial_id in self._misplaced_trials:
             self._misplaced_trials.remove(trial_id)
             cause, allowed_restarts = RestartCause.MISPLACED, MISPLACED_RESTARTS
@@ -125,10 +126,15 @@ class LogScheduler(NotSaved, TuneOrderScheduler):
         return STOP
 
 
-def _describe_death(error: Exception | None) -> str:
-    if error is not None and "creation task" in str(error):
-        return f"its process could not start: {last_line(error)}"
-    lost = f"{GpuLostError.__name__}: "
-    if error is not None and lost in (line := last_line(error)):
-        return line.partition(lost)[2]
-    return "its process died: killed, or out of memory"
+def _read_error(trial: Trial) -> str:
+    """Return the text of a trial's error; `Trial.get_error` reads a copy that comes later."""
+    path = Path(trial.error_file or "")
+    return path.read_text().strip() if path.is_file() else ""
+
+
+def _describe_death(error: str) -> str:
+    line = error.rpartition("\n")[2]
+    if "creation task" in error:
+        return f"its process could not start: {line.strip()}"
+    _, lost, reason = line.rpartition(f"{GpuLostError.__name__}: ")
+    return reason if lost else "its process died: killed, or out of memory"

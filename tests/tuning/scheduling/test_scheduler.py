@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import RayTaskError
-from ray.tune import TuneError
 from sweep_harness import EPOCHS, SweepHarness
 
 from kdtune.errors import DiskFullError, GpuLostError, UserError
@@ -158,7 +157,9 @@ def test_a_process_that_lost_its_gpu_is_described_and_its_trial_restarts(tmp_pat
         raise GpuLostError(text) from RuntimeError("so")
     except GpuLostError as error:
         task_error = RayTaskError("step", traceback.format_exc(), error)
-    trial.get_error = lambda: TuneError(str(task_error.as_instanceof_cause()))
+    error_file = tmp_path / "error.txt"
+    error_file.write_text(f"Failure # 1\n{task_error.as_instanceof_cause()}\n")  # as Tune does
+    trial.error_file = str(error_file)
     machinery.scheduler.on_trial_error(None, trial)
     [restart] = events_of(tmp_path, TrialRestarted)
     assert (restart.cause, restart.reason) == ("process_died", text)
@@ -264,7 +265,7 @@ def test_a_node_that_was_lost_before_the_trial_began_is_known_to_be(tmp_path):
     machinery = SweepHarness(tmp_path / "log.jsonl", methods="at", models="A", max_restarts=1)
     config = machinery.searcher.suggest("x")
     machinery.lose_node("n")
-    trial = SimpleNamespace(config=config, get_error=lambda: None)
+    trial = SimpleNamespace(config=config, error_file=None)
     machinery.scheduler.on_trial_error(None, trial)
     assert (
         restarts(tmp_path) == ["node_lost"]
