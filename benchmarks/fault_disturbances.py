@@ -38,7 +38,7 @@ def count_epochs(sweep: SweepFolder, after: str | None = None) -> int:
 
 
 def wait_for_epochs(driver: Driver, sweep: SweepFolder, fault: Fault) -> bool:
-    """Wait until this driver has logged so many epochs; see `count_epochs` for ``after``."""
+    """Wait until this driver has logged some epochs; return False if it ended before."""
     after = fault.get("after")
     num_before = count_epochs(sweep, after)
     while driver.poll() is None:

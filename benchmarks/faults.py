@@ -304,32 +304,35 @@ def cut_log(campaign: Campaign) -> None:
 
     wrong = find_wrong_prefixes(reference.log_path, make_policy)
     number = len(reference.load_events())
-    campaign.counts[kind].update(injected=number, survived=number, differences=len(wrong))
+    campaign.counts[kind].update(
+        injected=number, survived=number - len(wrong), differences=len(wrong)
+    )
     campaign.print_row(kind)
 
 
 def fill_results(campaign: Campaign) -> None:
     """Run a sweep whose results are on a file system that is too small, three times."""
-    kind = "disk full, tmpfs of results"
-    folder = campaign.place(kind, 1) / "results"
-    with tmpfs(folder, "300k") as is_mounted:
-        if not is_mounted:
-            return print(f"{kind}: left out, since no tmpfs can be mounted here")
-        faults = [{"later": size} for size in ("2m", "4m", "64m")]
-        restore = partial(enlarge_tmpfs, folder)
-        campaign.run(Row(kind, faults, restore=restore, exits=NO_ROOM))
+    faults = [{"later": size} for size in ("2m", "4m", "64m")]
+    _run_on_tmpfs(campaign, "disk full, tmpfs of results", "results", "300k", faults=faults)
 
 
 def fill_cache(campaign: Campaign) -> None:
     """Run a sweep whose cache is on a file system that is too small, or full by another."""
     kind = "disk full, tmpfs of the cache"
-    folder = campaign.place(kind, 1) / "cache"
-    with tmpfs(folder, "60k") as is_mounted:
-        if not is_mounted:
-            return print(f"{kind}: left out, since no tmpfs can be mounted here")
-        faults = [{"later": "64m", "shrinks": shrinks} for shrinks in (False, True, True)]
-        how = partial(fill_tmpfs, folder), partial(enlarge_tmpfs, folder)
-        campaign.run(Row(kind, faults, *how, flags=VIEWS, fresh_cache=True, exits=NO_ROOM))
+    disturb = partial(fill_tmpfs, campaign.place(kind, 1) / "cache")
+    faults = [{"later": "64m", "shrinks": shrinks} for shrinks in (False, True, True)]
+    how = {"faults": faults, "disturb": disturb, "flags": VIEWS, "fresh_cache": True}
+    _run_on_tmpfs(campaign, kind, "cache", "60k", **how)
+
+
+def _run_on_tmpfs(campaign: Campaign, kind: str, name: str, size: str, **how: Any) -> None:
+    folder = campaign.place(kind, 1) / name
+    with tmpfs(folder, size) as is_mounted:
+        if is_mounted:
+            restore = partial(enlarge_tmpfs, folder)
+            campaign.run(Row(kind, restore=restore, exits=NO_ROOM, **how))
+        else:
+            print(f"{kind}: left out, since no tmpfs can be mounted here")
 
 
 def kill_nodes(campaign: Campaign) -> None:

@@ -107,7 +107,7 @@ class ProcessSampler(GPSampler):
         Args:
             process: the posterior.
             space: of the points.
-            tried: all points of ended trials, [N, D].
+            tried: the points of the process, [N, D].
             best: the one with the best posterior mean, [D].
             running: points whose values are not known yet, [R, D].
         """
@@ -143,6 +143,8 @@ def _is_new(points: np.ndarray, known: np.ndarray, process: GPRegressor) -> np.n
 
     A setting without an effect on the values has a long length scale, so it makes no point new.
     """
-    differences = (points[:, np.newaxis] - known[np.newaxis]) / process.length_scales
-    new: np.ndarray = (np.linalg.norm(differences, axis=2) >= MIN_DISTANCE).all(axis=1)
+    differences = np.abs(points[:, np.newaxis] - known[np.newaxis])
+    differences = np.minimum(differences, 1)  # as the kernel has it for any two choices
+    distances = np.linalg.norm(differences / process.length_scales, axis=2)
+    new: np.ndarray = (distances >= MIN_DISTANCE).all(axis=1)
     return new

@@ -51,7 +51,7 @@ def write_best_weights(
             write_checkpoint(path, content)
         else:
             missing = f"the weights of {selected.name} were not kept"
-            remedy = "`kdtune confirm` or `kdtune train` with the .yaml beside it trains again"
+            remedy = "train them again by `kdtune train` with the .yaml beside it"
             warn(f"{printable_path(path)} is not written: {missing}; {remedy}")
 
 
