@@ -76,7 +76,7 @@ SHORT = "--epochs 2 --grace-period 1"
 VIEWS = "--methods at --trials 2 --setting augment=standard"
 REPEATS = f"--methods at --trials 12 {SHORT} --repeat-share 0.5"
 DECIDED = f"--methods at,fitnets --trials 3 {SHORT} --until-decided --top 1 --seeds 3 --budget 10h"
-NO_ROOM = (1, "ake room")
+NO_ROOM = (1, "make room")
 RunRow = Callable[[], None]
 
 

@@ -39,7 +39,7 @@ def disk_full_as_error(target: str | Path) -> Iterator[None]:
         if error.errno not in NO_SPACE_ERRNOS:
             raise
         reason = os.strerror(error.errno).lower()
-        message = f"There is no room to write {printable_path(target)}: {reason}."
+        message = f"There is no room to write {printable_path(target)} ({reason}); make room."
         raise DiskFullError(message) from error
 
 

@@ -153,7 +153,7 @@ def test_on_a_full_disk_the_log_keeps_complete_events_and_takes_no_more(tmp_path
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         with EventLog(folder.log_path, [seen.append]) as log:
-            with pytest.raises(DiskFullError, match=r"no room to write .*log\.jsonl: file too"):
+            with pytest.raises(DiskFullError, match=r"no room to write .*log\.jsonl \(file too"):
                 for n in range(1, 4):
                     log.append(event(n))
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)

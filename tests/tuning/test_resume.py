@@ -219,7 +219,7 @@ def test_tables_without_room_are_a_sentence_and_no_file_is_damaged(copy, room):
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         if room < 10_000:
-            with pytest.raises(RunError, match="no room to write .* Nothing is lost: make room"):
+            with pytest.raises(RunError, match="no room to write .*; make room. Nothing is lost"):
                 Workplace(copy, Screen("quiet"), "kdtune resume").write_results()
         else:
             Workplace(copy, Screen("quiet"), "kdtune resume").write_results()

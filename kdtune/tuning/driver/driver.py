@@ -50,13 +50,11 @@ class Workplace:
         try:
             write_results(self.folder, self.checkpoint_storage, self.screen.warn)
         except DiskFullError as error:
-            advice = f"Nothing is lost: make room, then: {self.resume_command}"
-            raise RunError(f"{error} {advice}") from None
+            raise RunError(f"{error} Nothing is lost; continue: {self.resume_command}") from None
 
     def add_resume_hint(self, failure: Exception) -> str:
         """Return the message of a failure with the command that continues after it."""
-        advice = "Make room, then" if isinstance(failure, DiskFullError) else "To continue"
-        return f"{failure} {advice}: {self.resume_command}"
+        return f"{failure} To continue: {self.resume_command}"
 
     def sync_remote(self) -> None:
         """Copy changes to the storage; raise a `RunError` if another driver has the sweep."""
@@ -204,6 +202,7 @@ def _find_disk_full_error(error: BaseException | None) -> DiskFullError | None:
         if isinstance(error, DiskFullError):
             return error
         if isinstance(error, OSError) and error.errno in NO_SPACE_ERRNOS:
-            return DiskFullError(f"There is no room to write {error.filename or 'a file'}.")
+            target = error.filename or "a file"
+            return DiskFullError(f"There is no room to write {target}; make room.")
         error = error.__cause__ or error.__context__
     return None
