@@ -232,8 +232,9 @@ def run_trials(
         callbacks: called at every turn of Tune's loop.
         verbose: print all of Tune's output on stderr.
     """
-    level = logging.NOTSET if verbose else logging.CRITICAL  # it lists trials that failed
-    logging.getLogger("ray.tune.tune").setLevel(level)
+    level = logging.NOTSET if verbose else logging.CRITICAL
+    for module in ("tune", "execution.experiment_state"):  # trials and snapshots that failed
+        logging.getLogger(f"ray.tune.{module}").setLevel(level)
     with (
         ray_private.configure_tune(verbose),
         tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as tune_folder,
