@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from kdtune.data.sources import ImageSource, NamedDataset, Samples
@@ -71,6 +70,8 @@ def samples_of(dataset: Any) -> Samples:
 
 def _load_digits(name: str, root: Path) -> NamedDataset:
     """Load 1,797 handwritten digits, 8×8 grey (scikit-learn's copy of UCI's, CC BY 4.0)."""
+    from sklearn.datasets import load_digits  # scikit-learn takes a second to load
+
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     samples = list(pixels), [int(x) for x in digits.target]
