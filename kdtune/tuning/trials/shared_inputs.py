@@ -150,8 +150,8 @@ class SharedInputs:
             epochs=self.sweep.epochs,
         )
         if earlier_opening and recorded:
-            earlier_cells = SweepConfig.parse(earlier_opening.config).cells()
-            new_methods = set(self.cache_plan.methods) - {method for method, _ in earlier_cells}
+            earlier_methods = SweepConfig.parse(earlier_opening.config).all_methods
+            new_methods = set(self.cache_plan.methods).difference(earlier_methods)
             methods = tuple(dict.fromkeys((*recorded.methods, *sorted(new_methods))))
             kept = {"methods": methods, "augment_views": recorded.augment_views}
             self.cache_plan = self.cache_plan.model_copy(update=kept)
