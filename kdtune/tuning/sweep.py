@@ -6,7 +6,7 @@ the trials that had not ended; a new sweep is one whose log has an opening event
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,12 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
     folder.raise_if_exists()
     with waiting(_CHECKING, screen.say):
         prepared = prepare_sweep(requested, requested.spaces)
-    sweep, warm_start_events = prepared.sweep, prepared.load_warm_start_events()
+    sweep, warm_start_events = prepared.sweep, prepared.warm_start_events
     with ray_session(sweep.address, screen.show == "verbose", screen.warn, screen.say):
         with synced_to(folder, sweep.storage, True, screen.warn) as remote_sync:
             session = _SearchSession(folder, screen, prepared, remote_sync)
-            slots, opening_event = session.prepare_slots(warm_start_events)
-            sweep_plan = session.make_plan(slots, warm_start_events) if plan else None
+            slots, opening_event = session.prepare_slots()
+            sweep_plan = session.make_plan(slots) if plan else None
             _create_folder(folder, sweep_plan, opening_event, *warm_start_events)
             with folder.locked(), session.driver.open_log(folder.log_path) as log:
                 session.run(log, slots)
@@ -103,12 +103,11 @@ def check_sweep(config: Mapping[str, Any], show: str = "live") -> None:
     with waiting(_CHECKING, screen.say):
         prepared = prepare_sweep(requested, requested.spaces)
     session = _SearchSession(folder, screen, prepared)
-    warm_starts = prepared.load_warm_start_events()
     slots = None
     if resolve_address(requested.address) == LOCAL_ADDRESS:
         machine = [Node("here", os.cpu_count() or 1, torch.cuda.device_count())]
         slots = find_slots(prepared.sweep, screen.warn, lambda: machine)
-    for line in (*session.describe(slots), *(f"{e.cell_name}: {e.reason}" for e in warm_starts)):
+    for line in session.describe(slots):
         screen.say(line)
 
 
@@ -186,11 +185,10 @@ class _SearchSession:
         self.checkpoint_cleanup = CheckpointCleanup(*files, self.policy.studies.rank)
         self.driver = Driver(workplace, self.policy, self.checkpoint_cleanup, "trials")
 
-    def prepare_slots(self, warm_starts: Sequence[Earlier] = ()) -> tuple[Slots, SweepOpening]:
+    def prepare_slots(self) -> tuple[Slots, SweepOpening]:
         """Find the slots, build what the first epoch needs, and choose how trials share GPUs."""
         slots = find_slots(self.sweep, self.screen.warn)
-        reasons = (f"{event.cell_name}: {event.reason}" for event in warm_starts)
-        for line in (*self.describe(slots), *reasons):
+        for line in self.describe(slots):
             self.screen.say(line)
         shared_inputs, before = self.prepared.shared_inputs, self.prepared.opening_event
         is_new = isinstance(before, SweepStarted)
@@ -208,11 +206,10 @@ class _SearchSession:
         slots = choose_gpu_sharing(self.sweep, slots, make_configs, targets, self.screen.say)
         return slots, opening_event
 
-    def make_plan(self, slots: Slots, warm_start_events: Sequence[Earlier]) -> dict[str, Any]:
+    def make_plan(self, slots: Slots) -> dict[str, Any]:
         """Return the plan of the sweep, and show it."""
         curves = SyntheticCurves(self.sweep.epochs, self.sweep.seed)
-        planner = Planner(self.prepared, curves, warm_start_events)
-        plan = planner.make_plan(slots, (), self.screen.say)
+        plan = Planner(self.prepared, curves).make_plan(slots, (), self.screen.say)
         self.screen.say(plan_text(plan, "table"))
         return plan
 
@@ -242,6 +239,7 @@ class _SearchSession:
             yield describe_detectable_difference(num_test_images, sweep.seeds, num_models)
         else:
             yield "without test images the sweep cannot be confirmed"
+        yield from (f"{e.cell_name}: {e.reason}" for e in self.prepared.warm_start_events)
 
     def run(self, log: EventLog, slots: Slots) -> None:
         """Run all trials, then write all that is made from the log."""

@@ -17,6 +17,7 @@ from kdtune.storage.remote import Storage
 from kdtune.trackers.registry import create_trackers
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
+from kdtune.tuning.cluster.ray_private import NotSaved
 from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.progress import Goal, Progress
 from kdtune.tuning.display.screen import Screen
@@ -181,7 +182,7 @@ class Driver:
         return f"{text}: {self.workplace.resume_command}"
 
 
-class _StepCallback(tune.Callback):
+class _StepCallback(NotSaved, tune.Callback):
     """Draws the screen and copies the folder to the storage while Ray's loop turns."""
 
     def __init__(self, workplace: Workplace):
@@ -191,9 +192,6 @@ class _StepCallback(tune.Callback):
         self.workplace.screen.refresh()  # at least ten times a second
         if self.workplace.remote_sync is not None:
             self.workplace.remote_sync.sync_if_due()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray's snapshots of callbacks are never read back
 
 
 def _find_disk_full_error(error: BaseException | None) -> DiskFullError | None:
