@@ -2,8 +2,8 @@
 
 lr, weight_decay, temperature and both strengths: as for attention transfer.
 
-START: a term as large as the classification loss, and KD of strength 3, about SimKD's alpha of
-1; lr 0.02. The paper's beta of "about 0.1" is a strength of 0.02 to 0.04, with lr 0.1.
+START: as for attention transfer. The paper's beta of "about 0.1" is a strength of 0.02 to 0.04,
+with lr 0.1.
 """
 
 from search_spaces import at

@@ -3,9 +3,8 @@
 lr, weight_decay and both strengths: as for attention transfer; the authors add no KD.
 temperature 1 to 10: the authors' configurations have 4 on CIFAR-100 and 1 on ImageNet.
 
-START: a term as large as the classification loss, and KD of strength 3, about SimKD's alpha of
-1; lr 0.02. The authors' beta of 2 on CIFAR-100 is a strength of 25 to 28 (at T = 1 of 1.7), with
-lr 0.05.
+START: as for attention transfer. The authors' beta of 2 on CIFAR-100 is a strength of 25 to 28
+(at T = 1 of 1.7), with lr 0.05.
 """
 
 from search_spaces import at

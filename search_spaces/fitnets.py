@@ -8,8 +8,7 @@ alpha_strength: as for attention transfer. beta_strength 0.01 to 300: RepDistill
 a strength of 90 to 160, and was the best that a search found (results/reference/README.md). The
 loss has the scale of the teacher's activations, squared, which a strength makes up for.
 
-START: a term as large as the classification loss, and KD of strength 3, about SimKD's alpha of
-1; lr 0.02.
+START: as for attention transfer.
 """
 
 from ray import tune

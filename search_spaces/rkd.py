@@ -2,8 +2,8 @@
 
 lr, weight_decay, temperature and both strengths: as for attention transfer.
 
-START: a term as large as the classification loss, and KD of strength 3, about SimKD's alpha of
-1; lr 0.02. RepDistiller's beta of 25 is a strength of 1.4 to 3.1, with lr 0.05.
+START: as for attention transfer. RepDistiller's beta of 25 is a strength of 1.4 to 3.1, with lr
+0.05.
 """
 
 from search_spaces import at

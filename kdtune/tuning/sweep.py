@@ -14,15 +14,8 @@ import torch
 
 from kdtune.config.sweep import CONFIRM_FIELDS, NOT_FROM_LOG, SweepConfig
 from kdtune.errors import RunError
+from kdtune.log import events
 from kdtune.log.event_log import EventLog
-from kdtune.log.events import (
-    Completed,
-    EpochFinished,
-    SweepOpening,
-    SweepStarted,
-    TrialEnded,
-    TrialsAdded,
-)
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 from kdtune.log.remote_sync import RemoteSync, synced_to
 from kdtune.reports.tables.all_tables import load_sweep_tables
@@ -40,7 +33,7 @@ from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
 from kdtune.tuning.driver.resume_rules import build_resume_config, confirm_flags, resume_flags
 from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
-from kdtune.tuning.planning.plan import Planner, require_local_address
+from kdtune.tuning.planning.plan import Plan, Planner, require_local_address
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.until_decided import add_trials
@@ -152,7 +145,7 @@ def resume_sweep(
 
 
 def _create_folder(
-    folder: SweepFolder, plan: dict[str, Any] | None, opening: SweepOpening, *others: Earlier
+    folder: SweepFolder, plan: Plan | None, opening: events.SweepOpening, *others: Earlier
 ) -> None:
     with folder.create_atomically() as new_folder:
         if plan is not None:
@@ -185,13 +178,13 @@ class _SearchSession:
         self.checkpoint_cleanup = CheckpointCleanup(*files, self.policy.studies.rank)
         self.driver = Driver(workplace, self.policy, self.checkpoint_cleanup, "trials")
 
-    def prepare_slots(self) -> tuple[Slots, SweepOpening]:
+    def prepare_slots(self) -> tuple[Slots, events.SweepOpening]:
         """Find the slots, build what the first epoch needs, and choose how trials share GPUs."""
         slots = find_slots(self.sweep, self.screen.warn)
         for line in self.describe(slots):
             self.screen.say(line)
         shared_inputs, before = self.prepared.shared_inputs, self.prepared.opening_event
-        is_new = isinstance(before, SweepStarted)
+        is_new = isinstance(before, events.SweepStarted)
         with waiting("preparing what all trials share", self.screen.say):
             built = shared_inputs.warm_cache(slots, self.screen.say, check_teacher=is_new)
             for line in self.prepared.describe_unscaled_strengths():
@@ -206,7 +199,7 @@ class _SearchSession:
         slots = choose_gpu_sharing(self.sweep, slots, make_configs, targets, self.screen.say)
         return slots, opening_event
 
-    def make_plan(self, slots: Slots) -> dict[str, Any]:
+    def make_plan(self, slots: Slots) -> Plan:
         """Return the plan of the sweep, and show it."""
         curves = SyntheticCurves(self.sweep.epochs, self.sweep.seed)
         plan = Planner(self.prepared, curves).make_plan(slots, (), self.screen.say)
@@ -254,7 +247,7 @@ class _SearchSession:
             self.screen.say(f"{added.reason}; {added.trials} trials for {cells}")
         self.finish(log)
 
-    def added_trials(self, log: EventLog, slots: Slots | None = None) -> TrialsAdded | None:
+    def added_trials(self, log: EventLog, slots: Slots | None = None) -> events.TrialsAdded | None:
         """Return the trials that `until_decided` adds to the search; None if it is off or done.
 
         Args:
@@ -292,11 +285,11 @@ class _SearchSession:
         self._model_cells(log)
         self.workplace.write_results()
         self.checkpoint_cleanup.remove_all()
-        events = self.workplace.folder.load_events()
-        if not isinstance(events[-1], Completed):
-            log.append(Completed())
-        if not any(isinstance(event, EpochFinished) for event in events):
-            reasons = (event.reason for event in events if isinstance(event, TrialEnded))
+        logged = self.workplace.folder.load_events()
+        if not isinstance(logged[-1], events.Completed):
+            log.append(events.Completed())
+        if not any(isinstance(event, events.EpochFinished) for event in logged):
+            reasons = (event.reason for event in logged if isinstance(event, events.TrialEnded))
             path, reason = self.workplace.folder.path, next(reasons, "nothing")
             raise RunError(f"No trial of {path} finished an epoch; the first says: {reason}")
         if savings := self.driver.progress.describe_cache_savings():

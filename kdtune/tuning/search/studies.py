@@ -245,15 +245,12 @@ class CellStudies:
         distributions = parse_distributions(event.distributions)
         if event.trial_id != (expected_id := make_trial_id(cell, event.number)):
             raise ValueError(f"the trial {event.trial_id} should be {expected_id}")
-        study, trial = self.by_cell[cell], None
-        if event.is_repeat:
-            study.enqueue_trial(params)
-            trial = study.ask(distributions)
-            self._register_trial(cell, event.trial_id, trial, event.candidate)
-            return
-        while (point := self._take_start_point(cell)) and not point.items() <= params.items():
-            pass
-        if cell in self._stateful_samplers:  # the sampler must have drawn this point, too
+        study, trial, point = self.by_cell[cell], None, None
+        while not event.is_repeat and (point := self._take_start_point(cell)):
+            if point.items() <= params.items():
+                break
+        # The sampler must have drawn this point, too.
+        if cell in self._stateful_samplers and not event.is_repeat:
             asked = self._ask_new_trial(cell, point, lambda study: (study.ask(distributions), {}))
             if asked is not None and asked[0].params == params:
                 trial = asked[0]
@@ -262,7 +259,7 @@ class CellStudies:
         if trial is None:
             study.enqueue_trial(params)
             trial = study.ask(distributions)
-        self._register_trial(cell, event.trial_id, trial)
+        self._register_trial(cell, event.trial_id, trial, event.candidate)
 
     def _add_observations(self, event: events.WarmStart) -> None:
         self._start_points[event.cell] += event.start
