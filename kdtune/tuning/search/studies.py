@@ -245,17 +245,16 @@ class CellStudies:
         distributions = parse_distributions(event.distributions)
         if event.trial_id != (expected_id := make_trial_id(cell, event.number)):
             raise ValueError(f"the trial {event.trial_id} should be {expected_id}")
-        study, trial, point = self.by_cell[cell], None, None
-        while not event.is_repeat and (point := self._take_start_point(cell)):
-            if point.items() <= params.items():
-                break
-        # The sampler must have drawn this point, too.
-        if cell in self._stateful_samplers and not event.is_repeat:
-            asked = self._ask_new_trial(cell, point, lambda study: (study.ask(distributions), {}))
-            if asked is not None and asked[0].params == params:
-                trial = asked[0]
-            elif asked is not None:  # another version of Optuna made the log, which is right
-                study.tell(asked[0], state=OptunaState.FAIL)
+        study, trial = self.by_cell[cell], None
+        if not event.is_repeat:
+            while (point := self._take_start_point(cell)) and not point.items() <= params.items():
+                pass
+            if cell in self._stateful_samplers:  # the sampler must have drawn this point, too
+                asked = self._ask_new_trial(cell, point, lambda s: (s.ask(distributions), {}))
+                if asked is not None and asked[0].params == params:
+                    trial = asked[0]
+                elif asked is not None:  # another version of Optuna made the log, which is right
+                    study.tell(asked[0], state=OptunaState.FAIL)
         if trial is None:
             study.enqueue_trial(params)
             trial = study.ask(distributions)
