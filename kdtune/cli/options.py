@@ -1,15 +1,13 @@
 """Options that commands share; those of settings are in `kdtune.cli.setting_options`."""
 
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 from click import Choice, option
 
-from kdtune.cli.setting_options import parse_settings
-from kdtune.runtime.console import say, waiting
+from kdtune.runtime.console import say
 
 DRY_RUN_PASSED = "All checks passed; nothing was trained."
 """What a command prints at the end of a dry run."""
@@ -72,13 +70,6 @@ def provided_flags(flags: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flags.items() if value not in (None, ())}
 
 
-def _parse_counts(ctx: Any, param: Any, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"'{text}' is not a list of numbers.", ctx, param) from None
-
-
 def _parse_count(ctx: Any, param: Any, text: str | None) -> int | None:
     from kdtune.units import parse_count
 
@@ -103,28 +94,10 @@ plugin = option(
     help="Files with your own methods, models or data sets, which are run; repeatable.",
 )
 
-setting = option(
-    "--setting",
-    "settings",
-    metavar="KEY=VALUE",
-    multiple=True,
-    callback=parse_settings,
-    help="Other settings of the run; repeatable.",
-)
-
 threads = option(
     "--threads",
     type=click.IntRange(min=1),
     help="CPU threads of torch; fewer leave cores to other programs.",
-)
-
-slots = option(
-    "--slots",
-    "slot_counts",
-    metavar="N,N,...",
-    callback=_parse_counts,
-    default="1,8,64,1000",
-    help="Numbers of trials at once to plan for, besides this machine's.",
 )
 
 output_format = option(
@@ -134,24 +107,6 @@ output_format = option(
 dry_run = option("--dry-run", is_flag=True, help="Check everything, and train nothing.")
 
 trust = option("--trust", is_flag=True, help="Open a .pt2 file, which can run any code.")
-
-
-def say_if_slow(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Let a command say what it does if that takes long.
-
-    Args:
-        what: it does, such as "reading the logs".
-    """
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(command)
-        def run(**arguments: Any) -> None:
-            with waiting(what):
-                command(**arguments)
-
-        return run
-
-    return decorate
 
 
 def make_say(output_mode: str) -> Callable[[str], None]:
@@ -171,19 +126,13 @@ def output_mode(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def limits(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say what the student to ship may cost."""
-    latency = click.FloatRange(min=0, min_open=True)
+    command = option("--model", help="Ship this student.")(command)
+    command = option(
+        "--max-latency",
+        "max_latency_ms",
+        metavar="MS",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Ship a student that takes at most MS milliseconds for an image, as measured.",
+    )(command)
     text = "Ship a student with at most N parameters, e.g. 1.5M."
-    add_options = (
-        option("--max-parameters", metavar="N", callback=_parse_count, help=text),
-        option(
-            "--max-latency",
-            "max_latency_ms",
-            metavar="MS",
-            type=latency,
-            help="Ship a student that takes at most MS milliseconds for an image, as measured.",
-        ),
-        option("--model", help="Ship this student."),
-    )
-    for add in reversed(add_options):
-        command = add(command)
-    return command
+    return option("--max-parameters", metavar="N", callback=_parse_count, help=text)(command)

@@ -11,12 +11,12 @@ from click import Choice, argument, option
 from kdtune.cli import options
 from kdtune.cli.options import EXISTING_FOLDER, NEW_PATH, find_sweep_folder
 from kdtune.errors import UserError
-from kdtune.runtime.console import say
+from kdtune.runtime.console import say, waiting
 
 
 @click.command("list")
 @options.output_format
-@options.say_if_slow("reading the logs")
+@waiting("reading the logs")
 def list_sweeps(output_format: str) -> None:
     """List the sweeps in results/: state, cells, trials, and the best validation accuracy."""
     from kdtune.log.folder import RESULTS_FOLDER
@@ -60,7 +60,7 @@ def rm(names: tuple[str, ...], yes: bool) -> None:
 @click.command()
 @argument("folder", type=EXISTING_FOLDER)
 @option("--format", "output_format", type=Choice(["table", "json"]), default="table")
-@options.say_if_slow("reading the log")
+@waiting("reading the log")
 def status(folder: Path, output_format: str) -> None:
     """Show the progress of a sweep, whether it runs or not."""
     from kdtune.log.folder import SweepSnapshot
@@ -78,7 +78,7 @@ def status(folder: Path, output_format: str) -> None:
 @argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
 @options.limits
 @options.output_format
-@options.say_if_slow("making the tables")
+@waiting("making the tables")
 def leaderboard(folders: tuple[Path, ...], output_format: str, **limits: Any) -> None:
     """Print which student to ship, which method is better, and the leaderboard of sweeps.
 
@@ -94,7 +94,7 @@ def leaderboard(folders: tuple[Path, ...], output_format: str, **limits: Any) ->
 @argument("folder", type=EXISTING_FOLDER)
 @argument("name")
 @options.output_format
-@options.say_if_slow("making the tables")
+@waiting("making the tables")
 def table(folder: Path, name: str, output_format: str) -> None:
     """Print a table of a sweep, e.g. ship, comparison, settings, rungs, search_curve."""
     from kdtune.reports.text.leaderboard import table_text
@@ -107,7 +107,7 @@ def table(folder: Path, name: str, output_format: str) -> None:
 @option("--out", type=NEW_PATH, help="File to write.  [default: report.html in the first folder]")
 @option("--figures", type=NEW_PATH, help="Folder for the figures, as SVG and PNG.")
 @options.limits
-@options.say_if_slow("writing the report")
+@waiting("writing the report")
 def report(
     folders: tuple[Path, ...], out: Path | None, figures: Path | None, **limits: Any
 ) -> None:
@@ -152,7 +152,7 @@ def dashboard(folders: tuple[Path, ...], port: int) -> None:
     default=["pth,safetensors,pt2"],
     help="Formats of the networks: pth, safetensors, pt2, onnx.",
 )
-@options.say_if_slow("exporting, and checking what is exported")
+@waiting("exporting, and checking what is exported")
 def export(folder: Path, formats: tuple[str, ...], **selection: Any) -> None:
     """Export the best student of every cell for other projects, each with a card.
 

@@ -9,7 +9,7 @@ from click import Choice, argument, option
 
 from kdtune.cli import options, setting_options
 from kdtune.cli.options import EXISTING_FILE, NEW_PATH, NewFile
-from kdtune.cli.setting_options import SettingsCommand
+from kdtune.cli.setting_options import SettingsCommand, parse_settings
 from kdtune.errors import UserError
 from kdtune.runtime.console import say, waiting
 
@@ -29,7 +29,14 @@ def _run_display(epochs: int, output_mode: str) -> "RunDisplay":
 @option("--model", default="ResNet50", help="Architecture of the teacher.")
 @option("--epochs", type=int, default=30, help="Passes over the training images.")
 @option("--out", type=NEW_PATH, required=True, help="File to write.")
-@options.setting
+@option(
+    "--setting",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=parse_settings,
+    help="Other settings of the run; repeatable.",
+)
 @options.threads
 @options.dry_run
 @options.output_mode
@@ -46,10 +53,9 @@ def teacher(
     from kdtune.config.names import require_model_name
     from kdtune.config.train import TrainConfig, check_searchable
 
-    check_searchable(settings or {}, ["student"])
-    config = TrainConfig.for_method(
-        "student", {**(settings or {}), **options.provided_flags(flags)}
-    )
+    settings = settings or {}
+    check_searchable(settings, ["student"])
+    config = TrainConfig.for_method("student", settings | options.provided_flags(flags))
     require_model_name(config.model)
     require_data(config.data_dir)
     if out.exists():
@@ -121,7 +127,7 @@ def train(
 )
 @option("--format", "output_format", type=Choice(["table", "json", "markdown"]), default="table")
 @options.trust
-@options.say_if_slow("evaluating")
+@waiting("evaluating")
 def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) -> None:
     """Evaluate a network, FILE.pth, .safetensors, .pt2 or .onnx, on labelled images."""
     from kdtune.export.evaluation import evaluate_file, render_evaluation, write_confusion_figure
@@ -140,7 +146,7 @@ def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) 
 @option("--top", type=click.IntRange(min=1), default=3)
 @options.output_format
 @options.trust
-@options.say_if_slow("classifying the images")
+@waiting("classifying the images")
 def predict(
     file: Path, images: tuple[Path, ...], top: int, output_format: str, trust: bool
 ) -> None:
@@ -156,7 +162,7 @@ def predict(
 @options.plugin
 @option("--sheet", type=NewFile(".png"), help="File for some images of each class: .png.")
 @option("--format", "output_format", type=Choice(["table", "json", "markdown"]), default="table")
-@options.say_if_slow("looking at the images")
+@waiting("looking at the images")
 def data(data: str, sheet: Path | None, output_format: str, **source: Any) -> None:
     """Show what DATA hold: classes, splits, sizes, and what is left out, unreadable or duplicated.
 

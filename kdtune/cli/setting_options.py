@@ -43,18 +43,12 @@ class SettingsCommand(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            if advice := self.advise(error.option_name, words, ctx):
+            if advice := self._advise(error.option_name, words, ctx):
                 raise click.UsageError(advice, ctx) from None
             raise
 
-    def advise(self, flag: str, words: list[str], ctx: click.Context) -> str | None:
-        """Return what to do instead of giving a flag; None if it is the flag of no setting.
-
-        Args:
-            flag: unknown, with its hyphens.
-            words: all words of the command.
-            ctx: of the command.
-        """
+    def _advise(self, flag: str, words: list[str], ctx: click.Context) -> str | None:
+        """Return what to do instead of giving a flag; None if it is the flag of no setting."""
         from kdtune.config.train import METHOD_DEFAULTS, check_searchable
 
         key = _setting_name(flag)
@@ -62,26 +56,24 @@ class SettingsCommand(click.Command):
             check_searchable([key], METHOD_DEFAULTS)
         except UserError:
             return None
-        if "settings" not in self.option_names(ctx):
+        if "settings" not in self._option_names(ctx):
             return None
         index = next(i for i, word in enumerate(words) if word.partition("=")[0] == flag)
         value = words[index].partition("=")[2] or next(iter(words[index + 1 : index + 2]), "VALUE")
         return f"No such option '{flag}'; did you mean '--setting {key}={value}'?"
 
-    def option_names(self, ctx: click.Context) -> set[str | None]:
-        """Return the names of all parameters."""
+    def _option_names(self, ctx: click.Context) -> set[str | None]:
         return {param.name for param in self.get_params(ctx)}
 
 
 class ResumeCommand(SettingsCommand):
     """A command that changes some settings of a sweep."""
 
-    def advise(self, flag: str, words: list[str], ctx: click.Context) -> str | None:
-        """Return what to do instead of changing a setting."""
+    def _advise(self, flag: str, words: list[str], ctx: click.Context) -> str | None:
         from kdtune.config.sweep import RESUME_FIELDS, SweepConfig
 
         key = _setting_name(flag)
-        if key not in SweepConfig.model_fields.keys() - self.option_names(ctx):
+        if key not in SweepConfig.model_fields.keys() - self._option_names(ctx):
             return None
         if key in RESUME_FIELDS:
             return f"No such option '{flag}': give it to 'kdtune resume'."

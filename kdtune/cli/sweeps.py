@@ -62,10 +62,24 @@ def sweep(file: Path | None, output_mode: str, plan: bool, dry_run: bool, **flag
     _print_results(run_sweep(settings, output_mode, plan).path)
 
 
+def _parse_counts(ctx: Any, param: Any, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not a list of numbers.", ctx, param) from None
+
+
 @click.command(cls=SettingsCommand, make_options=setting_options.sweep_options)
 @argument("file", required=False, type=SWEEP_FILE)
 @options.output_mode
-@options.slots
+@option(
+    "--slots",
+    "slot_counts",
+    metavar="N,N,...",
+    callback=_parse_counts,
+    default="1,8,64,1000",
+    help="Numbers of trials at once to plan for, besides this machine's.",
+)
 @option(
     "--curves",
     type=NEW_PATH,
@@ -146,7 +160,7 @@ def _print_results(folder: Path) -> None:
 @argument("folder", required=False, type=EXISTING_FOLDER)
 @option("--space", "files", multiple=True, help="Files with your own search spaces; repeatable.")
 @options.plugin
-@options.say_if_slow(_LOADING)
+@waiting(_LOADING)
 def spaces(folder: Path | None, files: tuple[str, ...]) -> None:
     """Show every search space: its ranges, start points, and their sources.
 

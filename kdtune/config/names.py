@@ -38,7 +38,6 @@ DATASET_NAMES: Registry[bool] = Registry(
 )
 """Names of data sets; `kdtune.data.datasets` loads them."""
 
-
 SAMPLER_NAMES = ("auto", "tpe", "gp", "cmaes", "random", "qmc", "grid")
 """Samplers by name; `kdtune.tuning.search.samplers` makes them."""
 

@@ -210,14 +210,13 @@ class SweepConfig(DataConfig):
                 f"total_epochs ({total}) must be at least one for each of the {count} cells."
             )
         # A log can be read without its plug-ins; what runs a sweep loads them and checks again.
-        if {method for method, _ in self.cells()} <= train.METHOD_DEFAULTS.keys():
+        if set(self.all_methods) <= train.METHOD_DEFAULTS.keys():
             self._check_settings()
         return self
 
     def _check_settings(self) -> None:
-        methods = dict.fromkeys(method for method, _ in self.cells())
-        train.check_searchable(self.settings, methods)
-        for method, recipe in product(methods, self.recipe):
+        train.check_searchable(self.settings, self.all_methods)
+        for method, recipe in product(self.all_methods, self.recipe):
             settings = train.applicable_settings(method, self.settings)
             settings = strengths_to_weights(settings, loss_scales={})
             settings = {"recipe": recipe, **settings, "epochs": self.epochs}
@@ -228,7 +227,7 @@ class SweepConfig(DataConfig):
 
         The plug-ins must be loaded. Neither torch nor Ray is, so a mistake is reported at once.
         """
-        for method, _ in self.cells():
+        for method in self.all_methods:
             train.METHOD_DEFAULTS.require(method)
         for model in self.models:
             require_model_name(model)
@@ -261,9 +260,8 @@ class SweepConfig(DataConfig):
 
     def _check_for_method(self, what: str, method: str, *settings: str) -> None:
         """Refuse another method than those of the sweep, and settings that cannot be searched."""
-        methods = dict.fromkeys(method for method, _ in self.cells())
-        if method not in methods:
-            suggestion = did_you_mean(method, methods)
+        if method not in self.all_methods:
+            suggestion = did_you_mean(method, self.all_methods)
             raise UserError(f"{what} is for '{method}', not in this sweep; {suggestion}")
         try:
             train.check_searchable(settings, [method])
@@ -302,7 +300,11 @@ class SweepConfig(DataConfig):
         model, recipe = split_student(student)
         return {"model": model, "recipe": recipe or self.recipe[0]}
 
+    @property
+    def all_methods(self) -> list[str]:
+        """The methods, and last the baselines if they run."""
+        return list(dict.fromkeys(self.methods + (BASELINES if self.baselines else ())))
+
     def cells(self) -> list[tuple[str, str]]:
-        """Return the (method, student) pairs of the sweep, baselines last."""
-        methods = list(dict.fromkeys(self.methods + (BASELINES if self.baselines else ())))
-        return [*product(methods, self.students)]
+        """Return the (method, student) pairs of the sweep, method by method."""
+        return [*product(self.all_methods, self.students)]

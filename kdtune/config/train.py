@@ -17,10 +17,8 @@ from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
 
 CLI_FIELDS = {
-    "method", "model", "teacher_model", "teacher_layers", "data_dir", "data_root",
-    "train_images", "validation_images", "test_images", "image_column", "label_column",
-    "background", "bit_depth", "weights", "image_size", "epochs", "seed", "cache_gb",
-    "skip_bad_images", "metric",
+    "method", "model", "teacher_model", "teacher_layers", "data_dir", "weights", "image_size",
+    "epochs", "seed", "metric", *DataConfig.model_fields,
 }  # fmt: skip
 """Settings with flags of their own, or that follow from such flags."""
 
@@ -49,7 +47,6 @@ TEACHER_DESCRIPTION = "the teacher's checkpoint, or NAME=FILE: a network and its
 LAYERS_DESCRIPTION = (
     "teacher's modules whose outputs are its maps, as a,b,c; all stages if not given"
 )
-
 
 MAX_ADAMW_LR = 0.1
 """Training with AdamW diverges far below. The search spaces of kdtune go higher, for SGD."""
@@ -237,7 +234,7 @@ class TrainConfig(DataConfig):
         return {**METHOD_DEFAULTS.get(method, {}), **recipe, **settings, **extra}
 
     @model_validator(mode="after")
-    def _check_optimizer(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.optimizer == "adamw" and self.lr > MAX_ADAMW_LR:
             raise ValueError(
                 f"lr {self.lr:g} is one of sgd, and too large for adamw: fix it, as with "
@@ -251,10 +248,6 @@ class TrainConfig(DataConfig):
             )
         if warmup and self.lr_scheduler == "one_cycle":
             raise ValueError("one_cycle warms up by itself: leave warmup_epochs out.")
-        return self
-
-    @model_validator(mode="after")
-    def _check_hint_epochs(self) -> Self:
         if (hint := self.hint_epochs) >= self.epochs:
             raise ValueError(
                 f"hint_epochs ({hint}) must leave some of the {self.epochs} epochs for the labels."

@@ -6,7 +6,7 @@ the trials that had not ended; a new sweep is one whose log has an opening event
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,8 @@ import torch
 
 from kdtune.config.sweep import CONFIRM_FIELDS, NOT_FROM_LOG, SweepConfig
 from kdtune.errors import RunError
+from kdtune.log import events
 from kdtune.log.event_log import EventLog
-from kdtune.log.events import (
-    Completed,
-    EpochFinished,
-    SweepOpening,
-    SweepStarted,
-    TrialEnded,
-    TrialsAdded,
-)
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 from kdtune.log.remote_sync import RemoteSync, synced_to
 from kdtune.reports.tables.all_tables import load_sweep_tables
@@ -40,7 +33,7 @@ from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
 from kdtune.tuning.driver.resume_rules import build_resume_config, confirm_flags, resume_flags
 from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
-from kdtune.tuning.planning.plan import Planner, require_local_address
+from kdtune.tuning.planning.plan import Plan, Planner, require_local_address
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.until_decided import add_trials
@@ -75,12 +68,12 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
     folder.raise_if_exists()
     with waiting(_CHECKING, screen.say):
         prepared = prepare_sweep(requested, requested.spaces)
-    sweep, warm_start_events = prepared.sweep, prepared.load_warm_start_events()
+    sweep, warm_start_events = prepared.sweep, prepared.warm_start_events
     with ray_session(sweep.address, screen.show == "verbose", screen.warn, screen.say):
         with synced_to(folder, sweep.storage, True, screen.warn) as remote_sync:
             session = _SearchSession(folder, screen, prepared, remote_sync)
-            slots, opening_event = session.prepare_slots(warm_start_events)
-            sweep_plan = session.make_plan(slots, warm_start_events) if plan else None
+            slots, opening_event = session.prepare_slots()
+            sweep_plan = session.make_plan(slots) if plan else None
             _create_folder(folder, sweep_plan, opening_event, *warm_start_events)
             with folder.locked(), session.driver.open_log(folder.log_path) as log:
                 session.run(log, slots)
@@ -103,12 +96,11 @@ def check_sweep(config: Mapping[str, Any], show: str = "live") -> None:
     with waiting(_CHECKING, screen.say):
         prepared = prepare_sweep(requested, requested.spaces)
     session = _SearchSession(folder, screen, prepared)
-    warm_starts = prepared.load_warm_start_events()
     slots = None
     if resolve_address(requested.address) == LOCAL_ADDRESS:
         machine = [Node("here", os.cpu_count() or 1, torch.cuda.device_count())]
         slots = find_slots(prepared.sweep, screen.warn, lambda: machine)
-    for line in (*session.describe(slots), *(f"{e.cell_name}: {e.reason}" for e in warm_starts)):
+    for line in session.describe(slots):
         screen.say(line)
 
 
@@ -153,7 +145,7 @@ def resume_sweep(
 
 
 def _create_folder(
-    folder: SweepFolder, plan: dict[str, Any] | None, opening: SweepOpening, *others: Earlier
+    folder: SweepFolder, plan: Plan | None, opening: events.SweepOpening, *others: Earlier
 ) -> None:
     with folder.create_atomically() as new_folder:
         if plan is not None:
@@ -186,14 +178,13 @@ class _SearchSession:
         self.checkpoint_cleanup = CheckpointCleanup(*files, self.policy.studies.rank)
         self.driver = Driver(workplace, self.policy, self.checkpoint_cleanup, "trials")
 
-    def prepare_slots(self, warm_starts: Sequence[Earlier] = ()) -> tuple[Slots, SweepOpening]:
+    def prepare_slots(self) -> tuple[Slots, events.SweepOpening]:
         """Find the slots, build what the first epoch needs, and choose how trials share GPUs."""
         slots = find_slots(self.sweep, self.screen.warn)
-        reasons = (f"{event.cell_name}: {event.reason}" for event in warm_starts)
-        for line in (*self.describe(slots), *reasons):
+        for line in self.describe(slots):
             self.screen.say(line)
         shared_inputs, before = self.prepared.shared_inputs, self.prepared.opening_event
-        is_new = isinstance(before, SweepStarted)
+        is_new = isinstance(before, events.SweepStarted)
         with waiting("preparing what all trials share", self.screen.say):
             built = shared_inputs.warm_cache(slots, self.screen.say, check_teacher=is_new)
             for line in self.prepared.describe_unscaled_strengths():
@@ -208,11 +199,10 @@ class _SearchSession:
         slots = choose_gpu_sharing(self.sweep, slots, make_configs, targets, self.screen.say)
         return slots, opening_event
 
-    def make_plan(self, slots: Slots, warm_start_events: Sequence[Earlier]) -> dict[str, Any]:
+    def make_plan(self, slots: Slots) -> Plan:
         """Return the plan of the sweep, and show it."""
         curves = SyntheticCurves(self.sweep.epochs, self.sweep.seed)
-        planner = Planner(self.prepared, curves, warm_start_events)
-        plan = planner.make_plan(slots, (), self.screen.say)
+        plan = Planner(self.prepared, curves).make_plan(slots, (), self.screen.say)
         self.screen.say(plan_text(plan, "table"))
         return plan
 
@@ -242,6 +232,7 @@ class _SearchSession:
             yield describe_detectable_difference(num_test_images, sweep.seeds, num_models)
         else:
             yield "without test images the sweep cannot be confirmed"
+        yield from (f"{e.cell_name}: {e.reason}" for e in self.prepared.warm_start_events)
 
     def run(self, log: EventLog, slots: Slots) -> None:
         """Run all trials, then write all that is made from the log."""
@@ -256,7 +247,7 @@ class _SearchSession:
             self.screen.say(f"{added.reason}; {added.trials} trials for {cells}")
         self.finish(log)
 
-    def added_trials(self, log: EventLog, slots: Slots | None = None) -> TrialsAdded | None:
+    def added_trials(self, log: EventLog, slots: Slots | None = None) -> events.TrialsAdded | None:
         """Return the trials that `until_decided` adds to the search; None if it is off or done.
 
         Args:
@@ -294,11 +285,11 @@ class _SearchSession:
         self._model_cells(log)
         self.workplace.write_results()
         self.checkpoint_cleanup.remove_all()
-        events = self.workplace.folder.load_events()
-        if not isinstance(events[-1], Completed):
-            log.append(Completed())
-        if not any(isinstance(event, EpochFinished) for event in events):
-            reasons = (event.reason for event in events if isinstance(event, TrialEnded))
+        logged = self.workplace.folder.load_events()
+        if not isinstance(logged[-1], events.Completed):
+            log.append(events.Completed())
+        if not any(isinstance(event, events.EpochFinished) for event in logged):
+            reasons = (event.reason for event in logged if isinstance(event, events.TrialEnded))
             path, reason = self.workplace.folder.path, next(reasons, "nothing")
             raise RunError(f"No trial of {path} finished an epoch; the first says: {reason}")
         if savings := self.driver.progress.describe_cache_savings():

@@ -73,16 +73,14 @@ def configure_tune(verbose: bool) -> Iterator[None]:
         "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints a table even when it is silenced
         "TUNE_PRINT_ALL_TRIAL_ERRORS": str(int(verbose)),
     }
-    before = {name: os.environ.get(name) for name in variables}
+    before = {name: os.environ[name] for name in variables if name in os.environ}
     os.environ |= variables
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ |= before
 
 
 def trial_resources(allocation: Allocation) -> tune.PlacementGroupFactory:

@@ -85,7 +85,7 @@ class Progress:
                 config = TrainConfig.parse(event.config)
                 trial = _Trial(event, logged_at, logged_at, config.epochs)
                 self._cells[event.cell][event.trial_id] = trial
-                self._set_model(event.cell, None)
+                self._drop_model(event.cell)
                 if config.teacher_model is not None:
                     self._caches_targets[event.trial_id] = should_cache_targets(config)
             case events.WeightsMissing():
@@ -105,16 +105,14 @@ class Progress:
                 trial = self._cells[event.cell][event.trial_id]
                 trial.state = event.state
                 self._update(trial, event.best_validation_accuracy, logged_at)
-                self._set_model(event.cell, None)
+                self._drop_model(event.cell)
             case events.CellModelled():
-                self._set_model(event.cell, event)
+                self._models[event.cell] = event
+                self._leaders.pop(event.cell, None)
 
-    def _set_model(self, cell: Cell, model: events.CellModelled | None) -> None:
-        if model is not None:
-            self._models[cell] = model
-        elif self._models.pop(cell, None) is None:
-            return
-        self._leaders.pop(cell, None)
+    def _drop_model(self, cell: Cell) -> None:
+        if self._models.pop(cell, None) is not None:
+            self._leaders.pop(cell, None)
 
     def _update(self, trial: _Trial, accuracy: float | None, logged_at: float) -> None:
         trial.accuracy, trial.updated_at = accuracy, logged_at

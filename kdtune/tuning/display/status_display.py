@@ -44,7 +44,7 @@ class StatusDisplay(Display):
 
     def __post_init__(self) -> None:
         self._goal: Goal | None = None
-        self._slots: Slots | None = None
+        self._slots: Slots  # like the goal, from `start` on
         self._signs, self._signs_said = LearningSigns(), set[Finding]()
         self._devices: dict[str, None] = {}  # in the order of their first epochs
         self._trials_by_lost_gpu: defaultdict[str, set[str]] = defaultdict(set)
@@ -198,8 +198,6 @@ class StatusDisplay(Display):
             pace = f"{_format_rate(epochs / seconds)} over the last {format_duration(seconds)}"
         else:
             pace = "no epoch since it resumed" if self.progress.epochs_trained else "no epoch yet"
-        if self._slots is None:
-            return pace
         self._slots.release_finished(self.policy.active_trials.running)
         return f"{pace}; {self._slots.in_use}/{self._slots.count} slots in use"
 
@@ -207,9 +205,8 @@ class StatusDisplay(Display):
         elapsed = f"{format_duration(self.progress.stopwatch.elapsed_seconds)} spent"
         if self.policy.interrupts.stop_requested:
             return f"{elapsed}; it stops after the running epochs"
-        num_slots = max(1, self._slots.count) if self._slots is not None else 1
-        noun = self.noun.removesuffix("s")
-        seconds, basis = self.progress.estimate_time_left(goal, num_slots, noun)
+        slots, noun = max(1, self._slots.count), self.noun.removesuffix("s")
+        seconds, basis = self.progress.estimate_time_left(goal, slots, noun)
         if seconds is None:
             return f"{elapsed}; time left unknown until {basis}"
         if seconds == 0 and not self.progress.num_running:

@@ -7,25 +7,32 @@ from typing import Any
 from ray import tune
 
 from kdtune.errors import DiskFullError, RunError
+from kdtune.export.selected_runs import select_best_runs, write_best_configs
 from kdtune.log.event_log import EventLog
 from kdtune.log.events import LogOpening
-from kdtune.log.folder import SweepFolder
+from kdtune.log.folder import SweepFolder, SweepSnapshot
 from kdtune.log.remote_sync import CHECKPOINTS_FOLDER, RemoteSync
+from kdtune.reports.tables.all_tables import collect_tables, load_sweep_tables
+from kdtune.reports.text.render import to_csv
 from kdtune.runtime.signals import Terminated
-from kdtune.storage.files import NO_SPACE_ERRNOS
+from kdtune.storage.files import NO_SPACE_ERRNOS, atomic_write, write_text
 from kdtune.storage.remote import Storage
 from kdtune.trackers.registry import create_trackers
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
+from kdtune.tuning.cluster.ray_private import NotSaved
 from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.progress import Goal, Progress
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.display.status_display import StatusDisplay
-from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.searcher import LogSearcher
-from kdtune.tuning.trials.best_weights import CheckpointCleanup, ConfirmedWeights
+from kdtune.tuning.trials.best_weights import (
+    CheckpointCleanup,
+    ConfirmedWeights,
+    write_best_weights,
+)
 from kdtune.tuning.trials.trial_process import TargetRequests, TrialProcess
 from kdtune.units import format_duration
 
@@ -46,9 +53,21 @@ class Workplace:
         return remote.storage.subfolder(CHECKPOINTS_FOLDER) if remote is not None else None
 
     def write_results(self) -> None:
-        """Write all that is made from the logs: tables, best settings and weights."""
+        """Write all that is made from the logs: tables, best settings and weights.
+
+        No file is damaged if the disk is full, and a line says which weights are lost.
+        """
+        snapshot = SweepSnapshot(self.folder.path)
+        tables = load_sweep_tables(snapshot)
+        selected = select_best_runs(tables)
         try:
-            write_results(self.folder, self.checkpoint_storage, self.screen.warn)
+            for name, table in collect_tables(snapshot, tables).items():
+                if name in ("trials", "epochs"):
+                    with atomic_write(self.folder.path / f"{name}.parquet") as temporary:
+                        table.to_parquet(temporary)
+                write_text(self.folder.path / f"{name}.csv", to_csv(table))
+            write_best_configs(self.folder, selected)
+            write_best_weights(self.folder, selected, self.checkpoint_storage, self.screen.warn)
         except DiskFullError as error:
             raise RunError(f"{error} Nothing is lost; continue: {self.resume_command}") from None
 
@@ -181,7 +200,7 @@ class Driver:
         return f"{text}: {self.workplace.resume_command}"
 
 
-class _StepCallback(tune.Callback):
+class _StepCallback(NotSaved, tune.Callback):
     """Draws the screen and copies the folder to the storage while Ray's loop turns."""
 
     def __init__(self, workplace: Workplace):
@@ -191,9 +210,6 @@ class _StepCallback(tune.Callback):
         self.workplace.screen.refresh()  # at least ten times a second
         if self.workplace.remote_sync is not None:
             self.workplace.remote_sync.sync_if_due()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Ray's snapshots of callbacks are never read back
 
 
 def _find_disk_full_error(error: BaseException | None) -> DiskFullError | None:

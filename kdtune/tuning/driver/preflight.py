@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -48,6 +48,7 @@ class PreparedSweep:
     shared_inputs: SharedInputs
     opening_event: SweepOpening  # if no array is built before the first trial
     left_out: Sequence[str] = ()  # sentences about students above the limits
+    warm_start_events: Sequence[Earlier] = ()  # of a new sweep
 
     def opening_after(self, built: Iterable[CacheProgress]) -> SweepOpening:
         """Return the event that opens the sweep after arrays were built or found."""
@@ -107,12 +108,6 @@ class PreparedSweep:
         [(method, _), *_] = self.sweep.cells()
         return {student: self.example_config((method, student)) for student in self.sweep.students}
 
-    def load_warm_start_events(self) -> list[Earlier]:
-        """Return what the cells learn from the earlier sweeps of ``warm_start``."""
-        inputs = self.spaces, self.sweep.cells(), self.opening_event, self.configure_trial
-        found = (make_warm_start_events(path, *inputs) for path in self.sweep.warm_start)
-        return list(chain.from_iterable(found))
-
 
 @dataclass(frozen=True)
 class PreparedConfirmation:
@@ -158,7 +153,12 @@ def prepare_sweep(
     records = {method: record_space(space) for method, space in spaces.items()}
     cache = shared_inputs.cache_plan
     opening_event = event_type(spaces=records, cache=cache, **opening_fields)
-    return PreparedSweep(sweep, spaces, shared_inputs, opening_event, left_out)
+    prepared = PreparedSweep(sweep, spaces, shared_inputs, opening_event, left_out)
+    if earlier_opening is not None:  # the log has what its cells learned from earlier sweeps
+        return prepared
+    new_sweep = spaces, sweep.cells(), opening_event, prepared.configure_trial
+    learned = (make_warm_start_events(path, *new_sweep) for path in sweep.warm_start)
+    return replace(prepared, warm_start_events=tuple(chain.from_iterable(learned)))
 
 
 def prepare_confirmation(
@@ -252,14 +252,14 @@ def _prepare_inputs(
             "warm_start": tuple(map(_make_absolute, requested.warm_start)),
         }
     )
-    methods = [method for method, _ in sweep.cells()]
     models = [*sweep.models, *([teacher_summary.model] if teacher_summary else ())]
+    plugins = PLUGINS.records(METHODS=sweep.all_methods, MODELS=models, DATA=[requested.data])
     opening_fields: dict[str, Any] = {
         "config": sweep.model_dump(mode="json"),
         "data": data_summary,
         "teacher": teacher_summary,
         "environment": describe_environment(),
-        "plugins": PLUGINS.records(METHODS=methods, MODELS=models, DATA=[requested.data]),
+        "plugins": plugins,
     }
     return sweep, SharedInputs(sweep, data, teacher), opening_fields, left_out
 

@@ -29,7 +29,7 @@ def prepare_spaces(
         space_files: files of search spaces, or ranges, that the user names now.
         earlier_opening: the event that opened the same sweep before; its spaces stay.
     """
-    methods = dict.fromkeys(method for method, _ in sweep.cells())
+    methods = sweep.all_methods
     requested_ranges = [parse_range(text) for text in space_files if is_range(text)]
     files = [Path(file) for file in space_files if not is_range(file)]
     user_spaces = {(space := load_space(file)).method: space for file in files}

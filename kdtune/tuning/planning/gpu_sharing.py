@@ -28,9 +28,6 @@ from kdtune.tuning.planning.training_worker import TrainingWorker
 from kdtune.tuning.trials.trial_process import ProcessMemory, TargetRequests, is_out_of_memory
 from kdtune.units import BYTES_PER_GB
 
-Say = Callable[[str], None]
-"""Function that writes a line."""
-
 TRIALS_PER_GPU = (1, 2, 4, 8)
 """Numbers of trials that are measured together."""
 
@@ -92,7 +89,7 @@ def choose_gpu_sharing(
     slots: Slots,
     make_configs: Callable[[], Mapping[str, TrainConfig]],
     target_requests: TargetRequests,
-    say: Say,
+    say: Callable[[str], None],
 ) -> Slots:
     """Return slots with measured shares of GPUs if a sweep asks for that, else the same slots.
 
@@ -135,7 +132,7 @@ def _measure_sharing(
     target_requests: TargetRequests,
     node: Node,
     slots: Slots,
-    say: Say,
+    say: Callable[[str], None],
 ) -> Iterator[SharingMeasurement]:
     whole_gpu = ResourceRequest(gpus=1.0).allocation_on(node)
     assert whole_gpu is not None

@@ -33,7 +33,6 @@ from kdtune.tuning.planning.training_worker import TrialCosts
 from kdtune.tuning.planning.trial_costs import measure_trial_costs
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import GRID_SAMPLER, describe_sampler
-from kdtune.tuning.search.warm_start import Earlier
 from kdtune.tuning.trials.best_weights import KEPT_TRIALS_PER_CELL
 from kdtune.tuning.trials.trial_checkpoints import CHECKPOINTS_PER_TRIAL
 from kdtune.units import format_duration
@@ -91,7 +90,7 @@ def plan_sweep(
         screen.say(line)
     with ray_session(requested.address, screen.show == "verbose", screen.warn, screen.say):
         slots = find_slots(prepared.sweep, screen.warn)
-        planner = Planner(prepared, curves, prepared.load_warm_start_events())
+        planner = Planner(prepared, curves)
         for line in prepared.shared_inputs.decoded.data.describe():
             screen.say(line)
         return planner.make_plan(slots, slot_counts, screen.say)
@@ -111,7 +110,6 @@ class Planner:
 
     prepared: PreparedSweep
     curves: sim.LearningCurves
-    warm_starts: Sequence[Earlier] = ()
 
     def make_plan(
         self, slots: Slots, slot_counts: Sequence[int], say: Callable[[str], None]
@@ -190,7 +188,7 @@ class Planner:
         make_policy = partial(SearchPolicy, *inputs, say=lambda line: None)
         with quiet_optuna(optuna.logging.ERROR):
             simulated = sim.Simulation(make_policy, costs, self.curves, slots, sweep.seed)
-            return simulated.run(self.warm_starts).scale(scale), scale
+            return simulated.run(prepared.warm_start_events).scale(scale), scale
 
     def _build_row(
         self, result: sim.SimulationResult, trials_on_node: int, largest: TrialCosts
@@ -231,7 +229,7 @@ class Planner:
             if unrecorded := [cell for cell in sweep.cells() if cell not in curves.runs]:
                 names = ", ".join(map("-".join, unrecorded))
                 yield f"No curves were recorded of {names}: theirs are synthetic, a guess."
-        spaces = [self.prepared.spaces[method] for method in dict(sweep.cells())]
+        spaces = [self.prepared.spaces[method] for method in sweep.all_methods]
         points = [point.params for space in spaces for point, _ in space.probe_points()]
         if varying := sorted(EPOCH_TIME_SETTINGS & {name for params in points for name in params}):
             change = f"varies {', '.join(varying)}, which changes how long epochs take"

@@ -83,7 +83,6 @@ class RecordedCurves(LearningCurves):
             ) from None
 
     def draw_curve(self, proposal: TrialProposed) -> Sequence[float]:
-        """Return the validation accuracies of a trial by epoch."""
         if not (runs := self.runs.get(proposal.cell)):
             return self.fallback.draw_curve(proposal)
         distributions = parse_distributions(proposal.distributions)

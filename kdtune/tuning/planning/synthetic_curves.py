@@ -37,7 +37,6 @@ class SyntheticCurves(LearningCurves):
     seed: int
 
     def draw_curve(self, proposal: TrialProposed) -> Sequence[float]:
-        """Return the validation accuracies of a trial by epoch."""
         point = to_unit_interval(proposal.params, parse_distributions(proposal.distributions))
         cell_rng = np.random.default_rng(derive_seed(self.seed, *proposal.cell))
         optimum = {name: cell_rng.uniform() for name in sorted(point)}

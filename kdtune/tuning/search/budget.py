@@ -9,15 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kdtune.config.sweep import SweepConfig
-from kdtune.log.events import (
-    Cell,
-    EpochFinished,
-    Event,
-    SpaceExhausted,
-    TrialEnded,
-    TrialProposed,
-    TrialsAdded,
-)
+from kdtune.log import events
+from kdtune.log.events import Cell
 from kdtune.log.stopwatch import Stopwatch
 from kdtune.units import format_duration
 
@@ -73,22 +66,22 @@ class Budget:
         self._usage_by_cell = {cell: _CellUsage() for cell in self.sweep.cells()}
         self._added_trials: dict[Cell, int] = {}  # limits of cells that got more
 
-    def fold(self, event: Event) -> None:
+    def fold(self, event: events.Event) -> None:
         """Add an event of the log."""
         self.stopwatch.fold(event)
         match event:
-            case TrialProposed():
+            case events.TrialProposed():
                 self._usage_by_cell[event.cell].active[event.trial_id] = _Usage(trials=1)
-            case EpochFinished():
+            case events.EpochFinished():
                 usage = self._usage_by_cell[event.cell]
                 usage.active[event.trial_id].add(_Usage(epochs=1, seconds=event.seconds))
                 usage.epochs += 1
-            case TrialEnded():
+            case events.TrialEnded():
                 usage = self._usage_by_cell[event.cell]
                 usage.ended.add(usage.active.pop(event.trial_id))
-            case TrialsAdded():
+            case events.TrialsAdded():
                 self._added_trials |= dict.fromkeys(event.cells, event.trials)
-            case SpaceExhausted():
+            case events.SpaceExhausted():
                 self._usage_by_cell[event.cell].space_exhausted = True
 
     def next_cells(self) -> list[Cell]:

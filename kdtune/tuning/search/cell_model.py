@@ -125,11 +125,7 @@ class CellModel:
         return float((prior + n * correlation) / (PRIOR_WEIGHT + n))
 
     def predict_for(self, other: "CellModel") -> Callable[[Tensor], Tensor] | None:
-        """Return the posterior mean over points of another cell, by the settings of both.
-
-        Args:
-            other: the cell; None is returned if the two share no setting.
-        """
+        """Return the posterior mean over points of another cell; None if they share no setting."""
         scales = {
             n: _convert_scale(other.space[n], d) for n, d in self.space.items() if n in other.space
         }
@@ -141,11 +137,7 @@ class CellModel:
         return lambda points: process.posterior(offsets + factors * points[..., columns])[0]
 
     def fit_part(self, names: Sequence[str]) -> GPRegressor:
-        """Return a process over some of the settings; the others count as noise.
-
-        Args:
-            names: of the settings.
-        """
+        """Return a process over some of the settings; the others count as noise."""
         if (key := tuple(names)) not in self._parts:
             columns = [self.names.index(name) for name in names]
             categorical = self.normalized.is_categorical[columns]

@@ -50,7 +50,8 @@ def draw_left_to_gain(model: CellModel, seed: int) -> np.ndarray:
     """
     rng = np.random.RandomState(seed)
     tried = model.finished_points()
-    points = np.vstack([tried, _space_points(model, rng), _near_points(model, tried, rng)])
+    in_space = model.normalized.sample_normalized_params(NUM_SPACE_POINTS, rng)
+    points = np.vstack([tried, in_space, _near_points(model, tried, rng)])
     draws = model.warp.invert(_draw_functions(model, torch.from_numpy(points), rng))
     gains: np.ndarray = draws.max(axis=1) - draws[:, 0]
     return gains
@@ -67,10 +68,6 @@ def search_luck(model: CellModel, gains: np.ndarray) -> float:
     _, first_trials = np.unique(model.points, axis=0, return_index=True)
     expected = model.warp.invert(mean[first_trials])
     return math.hypot(bootstrap_best_sd(expected), gains.std())
-
-
-def _space_points(model: CellModel, rng: np.random.RandomState) -> np.ndarray:
-    return model.normalized.sample_normalized_params(NUM_SPACE_POINTS, rng)
 
 
 def _near_points(model: CellModel, tried: np.ndarray, rng: np.random.RandomState) -> np.ndarray:

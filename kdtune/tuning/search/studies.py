@@ -246,23 +246,19 @@ class CellStudies:
         if event.trial_id != (expected_id := make_trial_id(cell, event.number)):
             raise ValueError(f"the trial {event.trial_id} should be {expected_id}")
         study, trial = self.by_cell[cell], None
-        if event.is_repeat:
-            study.enqueue_trial(params)
-            trial = study.ask(distributions)
-            self._register_trial(cell, event.trial_id, trial, event.candidate)
-            return
-        while (point := self._take_start_point(cell)) and not point.items() <= params.items():
-            pass
-        if cell in self._stateful_samplers:  # the sampler must have drawn this point, too
-            asked = self._ask_new_trial(cell, point, lambda study: (study.ask(distributions), {}))
-            if asked is not None and asked[0].params == params:
-                trial = asked[0]
-            elif asked is not None:  # another version of Optuna made the log, which is right
-                study.tell(asked[0], state=OptunaState.FAIL)
+        if not event.is_repeat:
+            while (point := self._take_start_point(cell)) and not point.items() <= params.items():
+                pass
+            if cell in self._stateful_samplers:  # the sampler must have drawn this point, too
+                asked = self._ask_new_trial(cell, point, lambda s: (s.ask(distributions), {}))
+                if asked is not None and asked[0].params == params:
+                    trial = asked[0]
+                elif asked is not None:  # another version of Optuna made the log, which is right
+                    study.tell(asked[0], state=OptunaState.FAIL)
         if trial is None:
             study.enqueue_trial(params)
             trial = study.ask(distributions)
-        self._register_trial(cell, event.trial_id, trial)
+        self._register_trial(cell, event.trial_id, trial, event.candidate)
 
     def _add_observations(self, event: events.WarmStart) -> None:
         self._start_points[event.cell] += event.start

@@ -90,18 +90,17 @@ def make_warm_start_events(
 
 
 def _make_observations(path: str, trials: list[TrialRecord]) -> list[Observation]:
-    counted = [t for t in trials if t.is_successful or t.state is TrialState.DIVERGED]
-    return [_make_observation(path, trial) for trial in counted]
-
-
-def _make_observation(path: str, trial: TrialRecord) -> Observation:
-    return Observation(
-        trial_id=f"{path}/{trial.proposed.trial_id}",
-        params=trial.proposed.params,
-        distributions=trial.proposed.distributions,
-        state=trial.state,
-        best_validation_accuracies=tuple(e.best_validation_accuracy for e in trial.epochs),
-    )
+    return [
+        Observation(
+            trial_id=f"{path}/{trial.proposed.trial_id}",
+            params=trial.proposed.params,
+            distributions=trial.proposed.distributions,
+            state=trial.state,
+            best_validation_accuracies=tuple(e.best_validation_accuracy for e in trial.epochs),
+        )
+        for trial in trials
+        if trial.is_successful or trial.state is TrialState.DIVERGED
+    ]
 
 
 def _find_difference(

@@ -150,8 +150,8 @@ class SharedInputs:
             epochs=self.sweep.epochs,
         )
         if earlier_opening and recorded:
-            earlier_cells = SweepConfig.parse(earlier_opening.config).cells()
-            new_methods = set(self.cache_plan.methods) - {method for method, _ in earlier_cells}
+            earlier_methods = SweepConfig.parse(earlier_opening.config).all_methods
+            new_methods = set(self.cache_plan.methods).difference(earlier_methods)
             methods = tuple(dict.fromkeys((*recorded.methods, *sorted(new_methods))))
             kept = {"methods": methods, "augment_views": recorded.augment_views}
             self.cache_plan = self.cache_plan.model_copy(update=kept)
@@ -214,30 +214,29 @@ class SharedInputs:
             prepared, self.teacher_check = self._build_in_driver(say, decoded, taught_run)
             return prepared
         say("images and targets of the first epoch are built with the resources of a trial")
-        built = self._build_on_a_node(slots, say, decoded, taught_run)
-        prepared, self.teacher_check, problem = built
-        if problem is not None:
-            raise UserError(problem)
+        prepared, self.teacher_check = self._build_on_node(slots, say, decoded, taught_run)
         for progress in prepared:
             say(progress.describe())
-        return list(prepared)
+        return prepared
 
-    def _build_on_a_node(
+    def _build_on_node(
         self,
         slots: Slots,
         say: Callable[[str], None],
         decoded: DecodedDataset | None,
         taught_run: TrainConfig | None,
-    ) -> "FirstEpochOnNode":
+    ) -> "FirstEpoch":
         """Build on the node of the smallest allocation, and on another one if it is lost."""
         memory, runs = ProcessMemory(self.target_requests, decoded), self._representative_runs()
         while (allocation := slots.smallest_allocation(self.sweep.models[0])) is not None:
             node = NodeAffinitySchedulingStrategy(allocation.node, soft=False)
             resources = {"num_cpus": allocation.cpus, "num_gpus": allocation.gpus}
-            task = ray.remote(**resources, scheduling_strategy=node, max_retries=1)(_build_on_node)
+            task = ray.remote(**resources, scheduling_strategy=node, max_retries=1)(_build_in_task)
             try:
                 result = task.remote(pack_plugins(), memory, runs, taught_run)
-                built: FirstEpochOnNode = ray.get(result)
+                built: FirstEpoch | str = ray.get(result)
+                if isinstance(built, str):
+                    raise UserError(built)
                 return built
             except ray.exceptions.RayError as error:
                 if not is_node_lost(allocation.node):
@@ -268,23 +267,20 @@ class SharedInputs:
 FirstEpoch = tuple[list[CacheProgress], TeacherCheck | None]
 """Arrays that were built or found, and the check of the teacher if it was asked for."""
 
-FirstEpochOnNode = tuple[list[CacheProgress], TeacherCheck | None, str | None]
-"""The same, and a problem for the user."""
 
-
-def _build_on_node(
+def _build_in_task(
     plugins: Sequence[Plugin],
     memory: ProcessMemory,
     runs: list[TrainConfig],
     taught_run: TrainConfig | None,
-) -> FirstEpochOnNode:
-    """Return the result of `_build_first_epoch`, and a problem for the user."""
+) -> FirstEpoch | str:
+    """Return the result of `_build_first_epoch`, or a problem for the user."""
     hide_unassigned_gpus()
     try:
         PLUGINS.sync(plugins)
-        return *_build_first_epoch(memory, runs, taught_run, lambda _: None), None
+        return _build_first_epoch(memory, runs, taught_run, lambda _: None)
     except UserError as error:  # Ray would wrap it
-        return [], None, str(error)
+        return str(error)
 
 
 def _build_first_epoch(

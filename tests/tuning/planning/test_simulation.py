@@ -124,8 +124,9 @@ def test_of_a_large_sweep_a_part_is_simulated_that_still_fills_all_slots(monkeyp
     monkeypatch.setattr("kdtune.tuning.planning.plan.MAX_SIMULATED_EPOCHS", 1)
     small = {"methods": "at", "models": "A", "sampler": "random", "scheduler": "none", "epochs": 4}
     sweep = sweep_config(**small, **limit)
+    configure = SweepHarness.configure_trial
     checked = SimpleNamespace(
-        sweep=sweep, spaces=SPACES, configure_trial=SweepHarness.configure_trial
+        sweep=sweep, spaces=SPACES, configure_trial=configure, warm_start_events=()
     )
     outcome, part = Planner(checked, FLAT).simulate("random", SweepCosts({"at-A": 10.0}), 5)
     epochs = limit.get("total_epochs", 400)
