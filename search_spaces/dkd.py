@@ -10,8 +10,22 @@ START: both terms as large as the classification loss; lr 0.02. mdistiller's rec
 beta 8 and lr 0.05.
 """
 
-from search_spaces import at
+from ray import tune
 
 METHOD = "dkd"
-SPACE = at.SPACE
-START = [{**at.START[0], "alpha_strength": 1.0}]
+SPACE = {
+    "lr": tune.loguniform(1e-3, 0.3),
+    "weight_decay": tune.loguniform(1e-5, 1e-2),
+    "temperature": tune.uniform(1.0, 10.0),
+    "alpha_strength": tune.loguniform(0.01, 100.0),
+    "beta_strength": tune.loguniform(0.01, 30.0),
+}
+START = [
+    {
+        "lr": 0.02,
+        "weight_decay": 5e-4,
+        "temperature": 4.0,
+        "alpha_strength": 1.0,
+        "beta_strength": 1.0,
+    }
+]
