@@ -23,8 +23,6 @@ __all__ = [
 ]  # fmt: skip
 
 Config = Mapping[str, Any]
-
-
 DEFAULT_CONFIG = steps.create_method_config("at", {}, {})
 """Settings that a config does not override; a value that you change counts from then on."""
 

@@ -157,8 +157,7 @@ def load_run_network(folder: SweepFolder, selected: SelectedRun) -> dict[str, An
         folder: the sweep's folder.
         selected: the run or trial.
     """
-    best_path = folder.best_path(*selected.cell, ".pth")
-    for path in (folder.network_path(selected.name), best_path):
+    for path in (folder.network_path(selected.name), folder.best_path(*selected.cell, ".pth")):
         if path.is_file():
             loaded = load_model(path)
             if loaded.get("trial_id") == selected.name:

@@ -101,10 +101,8 @@ def wait_for_gpu_memory(share: float) -> None:
     """Wait while the memory of a killed process returns to this process's GPU.
 
     The driver frees it late. The wait ends after at most `MAX_MEMORY_WAIT_SECONDS`, and when no
-    more has become free for a second, since others may hold the rest.
-
-    Args:
-        share: as for `limit_gpu_memory`.
+    more has become free for a second, since others may hold the rest. The share is that of
+    `limit_gpu_memory`.
     """
     if not (share and has_gpu()):
         return

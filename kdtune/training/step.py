@@ -43,11 +43,7 @@ class MetricSums:
             total.add_(value)
 
     def means(self, count: int) -> dict[str, float]:
-        """Wait for the sums, and return the means of the parts, and ``accuracy``.
-
-        Args:
-            count: number of images.
-        """
+        """Wait for the sums of `count` images; return the means of the parts, and ``accuracy``."""
         assert self._sums is not None
         sums, correct = self._sums
         means = [total / count for total in sums.tolist()]

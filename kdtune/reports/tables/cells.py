@@ -66,11 +66,6 @@ class CellData:
         """Validation accuracies of the deciding runs that finished, in percent."""
         return 100 * _accuracies(self._deciding_runs)
 
-    @property
-    def _search_noise_sd_points(self) -> float | None:
-        noise_sd = self.settings_scores.noise_sd(self.cell)
-        return None if noise_sd is None else 100 * noise_sd
-
     @cached_property
     def _best_trial(self) -> Any:
         """The first trial with the best settings; None if no trial was successful."""
@@ -109,12 +104,13 @@ class CellData:
     def search_columns(self) -> dict[str, object]:
         """Return the columns of the leaderboard about the search."""
         states, best = self.trials["state"], self._best_trial
+        noise_sd = self.settings_scores.noise_sd(self.cell)
         columns: dict[str, object] = {
             "method": self.cell[0],
             "model": self.cell[1],
             "search_luck_points": self.result.search_luck,
             "left_to_gain_points": 100 * self._model.left_to_gain if self._model else None,
-            "search_noise_sd_points": self._search_noise_sd_points,
+            "search_noise_sd_points": None if noise_sd is None else 100 * noise_sd,
             "trials_started": len(self.trials),
             "trials_repeated": self.trials["candidate"].notna().sum(),
             **{f"trials_{state}": (states == state).sum() for state in ENDED_STATES},
@@ -148,8 +144,10 @@ class CellData:
             if chosen.empty:
                 unknown = f"{trial_id} was confirmed, but never searched"
                 raise UserError(f"The log is damaged: {unknown}.")
+            finished = self._deciding_runs[self._deciding_runs["state"] == TrialState.FINISHED]
+            for name in ("validation_balanced_accuracy", "test_balanced_accuracy"):
+                columns[f"{name}_percent"] = 100 * finished[name].mean()
             columns |= {
-                **self._balanced_columns(),
                 "validation_accuracy_percent": self._confirm_scores.mean(),
                 "validation_seed_sd_points": self._confirm_scores.std(),
                 "trial_id": trial_id,
@@ -164,11 +162,6 @@ class CellData:
         finished = runs[runs["state"] == TrialState.FINISHED]
         scored = finished if len(finished) else runs[runs["trial_id"] == best]
         return float(100 * scored["validation_balanced_accuracy"].mean())
-
-    def _balanced_columns(self) -> dict[str, object]:
-        finished = self._deciding_runs[self._deciding_runs["state"] == TrialState.FINISHED]
-        names = "validation_balanced_accuracy", "test_balanced_accuracy"
-        return {f"{name}_percent": 100 * finished[name].mean() for name in names}
 
     def _status(self) -> _Status:
         if len(self._deciding_runs):

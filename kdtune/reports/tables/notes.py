@@ -74,11 +74,7 @@ def result_notes(leaderboard: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
 
 
 def better_on_test_note(ship: pd.DataFrame) -> str | None:
-    """Return why the student to ship is not the best on test; None if it is.
-
-    Args:
-        ship: the table `SHIP`.
-    """
+    """Return why the student to ship is not the best on test; None if it is."""
     tested = ship.dropna(subset=["in_ship_set", "test_accuracy_percent"])
     best = tested[tested["in_ship_set"] == "best"]["test_accuracy_percent"]
     if best.empty or tested["test_accuracy_percent"].max() <= best.item():
