@@ -245,11 +245,10 @@ class DecodedDataset:
         key = {"kind": "pixels", "image_size": self.image_size, **_decoding_key(split)}
         if view is None:
             return label, key
-        versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-        code = {"augmentation": TRANSFORMS_SHA256, "mixing": MIXING_SHA256, **versions}
-        view_key = {"view": view._asdict(), **code}
+        key |= {"view": view._asdict(), "augmentation": TRANSFORMS_SHA256, "mixing": MIXING_SHA256}
+        key |= {"torch": torch.__version__, "torchvision": torchvision.__version__}
         names = ", ".join(name for name in (view.augment, view.mix) if name != "none")
-        return f"{label}, view {view.number + 1}, {names}", {**key, **view_key}
+        return f"{label}, view {view.number + 1}, {names}", key
 
     def array_bytes(self, name: str) -> int:
         """Return the size of a split's array."""

@@ -216,9 +216,8 @@ def synced_to(
             remote_sync.acquire_marker()
             remote_sync.require_new() if is_new else remote_sync.fetch_latest()
         except StorageError as error:
-            raise UserError(
-                f"{error}; check that it exists, and that its credentials are set."
-            ) from None
+            advice = "check that it exists, and that its credentials are set"
+            raise UserError(f"{error}; {advice}.") from None
         stack.callback(remote_sync.finish)
         yield remote_sync
 

@@ -197,16 +197,6 @@ def set_float32_precision(convolutions: str, matmuls: str) -> None:
     cublas.matmul.fp32_precision = matmuls
 
 
-def copy_to_gpu(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a copy on a GPU, which does not wait for what the GPU computes now.
-
-    Args:
-        tensor: on the CPU.
-        device: the GPU.
-    """
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
 def iter_on_host(
     batches: Iterable[dict[str, Tensor]], device: torch.device
 ) -> Iterator[dict[str, Tensor]]:

@@ -108,9 +108,7 @@ def plot_accuracy_vs_cost(
         offset = (i - (len(methods) - 1) / 2) * METHOD_OFFSET_INCHES
         shifted = axes.transData + ScaledTranslation(offset, 0, figure.dpi_scale_trans)
         style: Any = {**_mark_style(colour, marker), "ms": 7}
-        axes.errorbar(
-            [], [], [], **style, label=method_label(method)
-        )  # in the legend all are filled
+        axes.errorbar([], [], [], **style, label=method_label(method))  # filled in the legend
         _draw_cells(axes, points[points["method"] == method], cost, transform=shifted, **style)
     labelled_points = points.assign(top=points["high_percent"].fillna(points["accuracy_percent"]))
     for model, cells in labelled_points.groupby("model"):

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
@@ -14,15 +13,6 @@ from kdtune.log.events import ENDED_STATES, Cell, CellModelled, TrialState
 from kdtune.log.settings_scores import SettingsScores
 from kdtune.reports.tables.comparison import CellResult
 from kdtune.reports.tables.statistics import MIN_SEEDS, accuracy_interval, bootstrap_best_sd
-
-
-class _Status(StrEnum):
-    OK = "ok"
-    UNSTABLE = "unstable"
-    INCOMPLETE = "incomplete"
-    NOT_CONFIRMED = "not_confirmed"
-    FAILED = "failed"
-    RUNNING = "running"
 
 
 @dataclass(frozen=True)
@@ -163,19 +153,18 @@ class CellData:
         scored = finished if len(finished) else runs[runs["trial_id"] == best]
         return float(100 * scored["validation_balanced_accuracy"].mean())
 
-    def _status(self) -> _Status:
+    def _status(self) -> str:
         if len(self._deciding_runs):
             if not self._is_chosen:
-                return _Status.FAILED
+                return "failed"
             if self._seeds_diverged:
-                return _Status.UNSTABLE
-            return _Status.OK if len(self._confirm_scores) >= MIN_SEEDS else _Status.INCOMPLETE
+                return "unstable"
+            return "ok" if len(self._confirm_scores) >= MIN_SEEDS else "incomplete"
         if len(self.runs):
-            return _Status.INCOMPLETE
+            return "incomplete"
         if self._best_trial is not None:
-            return _Status.NOT_CONFIRMED
-        is_running = (self.trials["state"] == TrialState.RUNNING).any()
-        return _Status.RUNNING if is_running else _Status.FAILED
+            return "not_confirmed"
+        return "running" if (self.trials["state"] == TrialState.RUNNING).any() else "failed"
 
     def _test_columns(self, groups: Sequence[object] | None) -> dict[str, object]:
         if not self.result.image_scores:

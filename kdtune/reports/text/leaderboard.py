@@ -50,9 +50,7 @@ def leaderboard_text(
         objects = {name: _make_object(sweeps[name], own) for name, own in tables.items()}
         content = objects if len(objects) > 1 else next(iter(objects.values()))
         return f"{json.dumps(content, indent=2)}\n"
-    conditions = {
-        name: all_tables.comparison_conditions(folder) for name, folder in sweeps.items()
-    }
+    conditions = {k: all_tables.comparison_conditions(sweep) for k, sweep in sweeps.items()}
     answers: list[str] = []
     below = explain_separate_tables(conditions)
     for name, folder in sweeps.items():
@@ -76,10 +74,10 @@ def leaderboard_text(
 def _sweep_notes(folder: SweepSnapshot, tables: SweepTables) -> list[str]:
     events, opening = folder.load_events(), folder.load_opening_events()[0]
     sweep_notes = [
-        f"Teacher: {notes.describe_teacher(opening.teacher)}." if opening.teacher else None,
+        f"Teacher: {opening.teacher.describe()}." if opening.teacher else None,
         describe_chance(opening),
         recipe_sentence(tables.leaderboard, tables.comparison),
-        *notes.result_notes(tables.leaderboard, tables.runs),
+        *notes.result_notes(tables),
         notes.better_on_test_note(tables.ship),
         notes.bad_images_note(events),
     ]
