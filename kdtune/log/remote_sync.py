@@ -144,10 +144,9 @@ class RemoteSync:
             try:
                 return self._copy_changes()
             except (StorageError, OSError) as error:
-                message = (
-                    f"{error}; it lacks the last of the sweep, which is in {self.folder.path}"
-                )
-                message += ": 'kdtune resume' there, with the same --storage, adds it"
+                lacking = f"it lacks the last of the sweep, which is in {self.folder.path}"
+                resume = "'kdtune resume' there, with the same --storage, adds it"
+                message = f"{error}; {lacking}: {resume}"
             except RunError as error:
                 message = f"{error} What is in {self.folder.path} is not copied any more."
                 break

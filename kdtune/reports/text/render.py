@@ -142,10 +142,8 @@ def _fit_to_terminal(view: Mapping[str, Sequence[str]]) -> str:
     if "settings" not in view:
         return render_columns(view, width=_line_width())
     rows = zip(view["method"], view["model"], view["settings"], strict=True)
-    settings = [
-        printable(f"{method} on {model}: {values}") for method, model, values in rows if values
-    ]
-    lines = [_wrap_line(line, "    ") for line in settings]
+    settings = (f"{method} on {model}: {values}" for method, model, values in rows if values)
+    lines = [_wrap_line(printable(line), "    ") for line in settings]
     without_settings = {heading: view[heading] for heading in view if heading != "settings"}
     return "\n".join([render_columns(without_settings, width=_line_width()), "", *lines])
 
