@@ -64,7 +64,7 @@ def find_needed_numbers(
         target: the difference that is to be found, in points.
     """
     luck, seeds = difference.variance_search, range(difference.seeds + 1, LAST_LOOK + 1)
-    more_trials = _quarter_steps(trials, _MAX_TRIAL_FACTOR * trials) if trials and luck else ()
+    more_trials = _quarter_steps(trials, _MAX_TRIAL_FACTOR * trials if luck else 0)
     max_images = max(_MAX_IMAGE_FACTOR * test_images, _MAX_TEST_IMAGES)
     more_images = _quarter_steps(test_images, max_images)
     forecasts = {
@@ -82,7 +82,7 @@ def find_needed_numbers(
 
 def _quarter_steps(number: int, limit: int) -> Iterator[int]:
     """Yield numbers up to a limit that grow by a quarter, rounded up to two digits."""
-    while (number := math.ceil(1.25 * number)) <= limit:
+    while 0 < (number := math.ceil(1.25 * number)) <= limit:
         unit = 10 ** max(0, len(str(number)) - 2)
         number = math.ceil(number / unit) * unit
         yield number
