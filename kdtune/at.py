@@ -23,9 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 Config = Mapping[str, Any]
-
-
-DEFAULT_CONFIG = steps.create_method_config("at", {}, {})
+DEFAULT_CONFIG = steps.dump_settings(steps.parse_settings("at", {}, {}))
 """Settings that a config does not override; a value that you change counts from then on."""
 
 _parse = partial(steps.parse_settings, "at", DEFAULT_CONFIG)
@@ -35,7 +33,7 @@ validate = steps.with_defaults(steps.validate, "at", DEFAULT_CONFIG)
 
 def create_at_config(**kwargs: Any) -> dict[str, Any]:
     """Return complete settings of an attention-transfer run, see `TrainConfig`."""
-    return steps.create_method_config("at", DEFAULT_CONFIG, kwargs)
+    return steps.dump_settings(_parse(kwargs))
 
 
 def train_at(

@@ -24,7 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 Config = Mapping[str, Any]
-DEFAULT_CONFIG = steps.create_method_config("fitnets", {}, {})
+DEFAULT_CONFIG = steps.dump_settings(steps.parse_settings("fitnets", {}, {}))
 """Settings that a config does not override; a value that you change counts from then on."""
 
 _parse = partial(steps.parse_settings, "fitnets", DEFAULT_CONFIG)
@@ -34,7 +34,7 @@ validate = steps.with_defaults(steps.validate, "fitnets", DEFAULT_CONFIG)
 
 def create_fitnets_config(**kwargs: Any) -> dict[str, Any]:
     """Return complete settings of a FitNets run, see `TrainConfig`."""
-    return steps.create_method_config("fitnets", DEFAULT_CONFIG, kwargs)
+    return steps.dump_settings(_parse(kwargs))
 
 
 def train_fitnets(

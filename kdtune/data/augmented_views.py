@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import Process, set_start_method
 from pathlib import Path
 
@@ -61,10 +62,9 @@ def fill_view(
         augment: one of `kdtune.data.transforms.AUGMENTATIONS`.
     """
     if processes := count_processes(len(images), images.shape[-1]):
-        try:
+        # Such as too little memory; an error of the images or the disk is raised below.
+        with suppress(OSError, RunError):
             return fill_in_processes(images, out, base_seed, augment, processes)
-        except (OSError, RunError):
-            pass  # such as too little memory; an error of the images or the disk is raised below
     _fill_share(images, out, base_seed, augment)
 
 

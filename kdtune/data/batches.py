@@ -190,7 +190,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         batches = (self._gather_batch(indices, seed) for indices, seed in self._sampler)
         is_placed = self._pixels.device == self.device
-        return batches if is_placed else copy_ahead(batches, self.device)
+        return batches if is_placed else _copy_ahead(batches, self.device)
 
     def _gather_batch(self, indices: Tensor, seed: int) -> Batch:
         images, labels = self._select(self._pixels, indices), self._select_labels(indices)
@@ -220,14 +220,11 @@ class Batches:
         return torch.index_select(rows, 0, indices, out=out)  # much faster than rows[indices]
 
 
-def copy_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def _copy_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Prepare each batch in a thread, and copy it to a device, while the one before is used.
 
-    On a GPU the copies have a stream of their own, so they overlap with the computation.
-
-    Args:
-        batches: on the CPU, in pinned memory for a GPU.
-        device: where they are wanted.
+    On a GPU the copies have a stream of their own, so they overlap with the computation; the
+    batches are then in pinned memory.
     """
     if device.type != "cuda":
         yield from prefetch(move_batch(batch, device) for batch in batches)

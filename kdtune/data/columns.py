@@ -20,6 +20,10 @@ LABEL_NAMES = (
 SPLIT_COLUMN_NAMES = ("split", "subset", "set", "partition")
 
 
+GivenColumns = tuple[str | None, str | None]
+"""The columns of image and label that the user named."""
+
+
 class Columns(NamedTuple):
     """Names of the columns of a table."""
 
@@ -33,7 +37,7 @@ def find_columns(
     names: Collection[str],
     images: Collection[str],
     labels: Collection[str],
-    given: tuple[str | None, str | None] = (None, None),
+    given: GivenColumns,
 ) -> Columns:
     """Find the columns of image, label and split.
 
@@ -42,7 +46,7 @@ def find_columns(
         names: all columns.
         images: columns that hold images; if there are none, a column of file names is meant.
         labels: columns with known class names; if there are none, a column is found by name.
-        given: the columns of image and label that the user named.
+        given: columns that the user named.
     """
     for name in given:
         if name is not None and name not in names:

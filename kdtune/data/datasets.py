@@ -6,7 +6,7 @@ both sides.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
@@ -38,16 +38,12 @@ def load_named_dataset(name: str, root: str | None = None) -> NamedDataset:
         for images, labels in filter(None, (dataset.train, dataset.validation, dataset.test)):
             if len(images) != len(labels):
                 raise ValueError(f"a split has {len(images)} images, but {len(labels)} labels")
-            _check_labels(labels, len(dataset.classes))
+            count = len(dataset.classes)
+            if wrong := [label for label in labels if not 0 <= label < count]:
+                raise ValueError(f"a label is {wrong[0]}, but there are {count} classes, from 0")
             for image in images:
                 _check_image(image)
     return dataset
-
-
-def _check_labels(labels: Sequence[int], num_classes: int) -> None:
-    wrong = [label for label in labels if not 0 <= label < num_classes]
-    if wrong:
-        raise ValueError(f"a label is {wrong[0]}, but there are {num_classes} classes, from 0")
 
 
 def _check_image(image: ImageSource) -> None:

@@ -39,18 +39,13 @@ DECODING_SHA256, TRANSFORMS_SHA256, MIXING_SHA256 = (
 
 
 def drop_unreadable(
-    data: ImageData,
-    cache: ArrayCache | None,
-    workers: int | None = None,
-    on_progress: OnCacheProgress = lambda progress: None,
+    data: ImageData, cache: ArrayCache | None
 ) -> tuple[ImageData, list[dict[str, str]]]:
     """Drop the images that cannot be read, after decoding all of them.
 
     Args:
         data: the images, undecoded.
         cache: remembers which images cannot be read; None remembers nothing.
-        workers: threads that decode; None: one per core.
-        on_progress: called when images are decoded.
 
     Returns:
         The rest, and ``split``, ``file`` and ``reason`` of each image that was dropped.
@@ -61,8 +56,8 @@ def drop_unreadable(
         suspects = list(range(len(split)))
         if cache is not None:
             label = f"which of {len(split):,} {name} images of {data.source} can be read"
-            suspects = _open_suspects(split, cache, workers, label, on_progress)
-        reasons = find_unreadable(split.select(suspects), workers)
+            suspects = _open_suspects(split, cache, label)
+        reasons = find_unreadable(split.select(suspects))
         rest[name] = split.without({suspects[n] for n in reasons})
         for n, reason in reasons.items():
             file = split.name_of(suspects[n])
@@ -78,18 +73,16 @@ def drop_unreadable(
     return replace(data, train=train, validation=validation, test=rest.get("test")), dropped
 
 
-def _open_suspects(
-    split: Split, cache: ArrayCache, workers: int | None, label: str, on_progress: OnCacheProgress
-) -> list[int]:
+def _open_suspects(split: Split, cache: ArrayCache, label: str) -> list[int]:
     """Return the indices of images that could not be read when the cache was filled."""
 
     def build(names: object, create: CreateArray) -> None:
         mask = create("readable", (len(split),), np.dtype(np.uint8))
         mask[:] = 1
-        mask[list(find_unreadable(split, workers))] = 0
+        mask[list(find_unreadable(split))] = 0
 
     key = {"kind": "readable", **_decoding_key(split)}
-    mask = cache.open_arrays(label, key, {"readable": {}}, build, on_progress)["readable"]
+    mask = cache.open_arrays(label, key, {"readable": {}}, build)["readable"]
     return np.flatnonzero(mask == 0).tolist()
 
 
@@ -252,11 +245,10 @@ class DecodedDataset:
         key = {"kind": "pixels", "image_size": self.image_size, **_decoding_key(split)}
         if view is None:
             return label, key
-        versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-        code = {"augmentation": TRANSFORMS_SHA256, "mixing": MIXING_SHA256, **versions}
-        view_key = {"view": view._asdict(), **code}
+        key |= {"view": view._asdict(), "augmentation": TRANSFORMS_SHA256, "mixing": MIXING_SHA256}
+        key |= {"torch": torch.__version__, "torchvision": torchvision.__version__}
         names = ", ".join(name for name in (view.augment, view.mix) if name != "none")
-        return f"{label}, view {view.number + 1}, {names}", {**key, **view_key}
+        return f"{label}, view {view.number + 1}, {names}", key
 
     def array_bytes(self, name: str) -> int:
         """Return the size of a split's array."""

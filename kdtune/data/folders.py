@@ -8,7 +8,7 @@ import numpy as np
 
 from kdtune.config.data import DataSource
 from kdtune.config.data_forms import SHARD_SUFFIX, TABLE_SUFFIXES, data_form, expand_shards
-from kdtune.data.columns import split_of
+from kdtune.data.columns import GivenColumns, split_of
 from kdtune.data.datasets import load_named_dataset
 from kdtune.data.decoding import measure_bit_depth
 from kdtune.data.hugging_face import load_hugging_face
@@ -25,20 +25,15 @@ from kdtune.runtime.console import printable_path
 GROUPS_FILE = "groups.csv"
 """File of a data folder that assigns test images to groups."""
 
-GivenColumns = tuple[str | None, str | None]
+DATA_SUFFIXES = (*TABLE_SUFFIXES, SHARD_SUFFIX)
 
 
 def find_images(source: DataSource | str) -> ImageData:
-    """Find the images of a data set of any form, and split them.
-
-    Args:
-        source: the data set; a name or path alone stands for all of its images.
-    """
+    """Find and split the images of a data set of any form; a name or path alone means all."""
     given = DataSource(source) if isinstance(source, str) else source
     dataset = _load_dataset(given)
     train = Split(*dataset.train)
-    validation = Split(*dataset.validation) if dataset.validation is not None else None
-    test = Split(*dataset.test) if dataset.test is not None else None
+    validation, test = (s and Split(*s) for s in (dataset.validation, dataset.test))
     if given.test_images is not None and test is None and not dataset.cuts_test:
         problem = f"but {given.data_dir} has no test images"
         raise UserError(f"test_images is {given.test_images}, {problem}.")
@@ -85,20 +80,15 @@ def _unwrap(folder: Path) -> Path:
     """Return the folder itself, or the one inside if that is all it holds, as archives have it."""
     for _ in range(3):
         folders = list_folders(folder)
-        holds_data = any(_is_data(file) for file in folder.iterdir() if file.is_file())
+        files = [file for file in folder.iterdir() if file.is_file()]
+        holds_data = any(is_image(f.name) or f.suffix.lower() in DATA_SUFFIXES for f in files)
         is_wrapped = len(folders) == 1 and folders[0].name.lower() not in SPLIT_NAMES
-        if not is_wrapped or holds_data or not _holds_folders_or_data(folders[0]):
+        if not is_wrapped or holds_data:
+            break
+        if not list_folders(folders[0]) and not _files(folders[0], DATA_SUFFIXES):
             break
         folder = folders[0]
     return folder
-
-
-def _holds_folders_or_data(folder: Path) -> bool:
-    return bool(list_folders(folder) or _files(folder, (*TABLE_SUFFIXES, SHARD_SUFFIX)))
-
-
-def _is_data(file: Path) -> bool:
-    return is_image(file.name) or file.suffix.lower() in (*TABLE_SUFFIXES, SHARD_SUFFIX)
 
 
 def _files(folder: Path, suffixes: tuple[str, ...], pattern: str = "*") -> list[Path]:

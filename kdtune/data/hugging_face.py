@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdtune.config.data_forms import HUGGING_FACE_PREFIX
-from kdtune.data.columns import find_columns
+from kdtune.data.columns import GivenColumns, find_columns
 from kdtune.data.sources import (
     SPLIT_NAMES,
     ImageSource,
@@ -45,14 +45,12 @@ def _open_column(file: Path, column: str) -> pa.ChunkedArray:
     return pa.ipc.open_stream(pa.memory_map(str(file))).read_all()[column]
 
 
-def load_hugging_face(
-    source: str, given: tuple[str | None, str | None] = (None, None)
-) -> NamedDataset:
+def load_hugging_face(source: str, given: GivenColumns) -> NamedDataset:
     """Return the images of a data set of Hugging Face's.
 
     Args:
         source: ``hf:NAME``, ``hf:NAME:CONFIG``, or a folder in place of the name.
-        given: the columns of image and label, found by type and usual names if not given.
+        given: columns that the user named; others are found by type and usual names.
     """
     loaded, left_out = _load(source), Counter[str]()
     only = next(iter(loaded)) if len(loaded) == 1 else None

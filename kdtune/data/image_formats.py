@@ -1,6 +1,7 @@
 """Formats of image files: all that Pillow reads by itself, and HEIC with pillow-heif."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 
@@ -18,11 +19,9 @@ _COMMON = ("JPEG", "PNG")
 @cache
 def readable_formats() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return Pillow's names of the formats that can be read, and the suffixes of their files."""
-    try:
+    with suppress(ImportError):
         from pillow_heif import register_heif_opener
-    except ImportError:
-        pass
-    else:
+
         register_heif_opener()
     Pillow.init()
     formats = sorted(set(Pillow.OPEN) - _NOT_READ, key=lambda name: (name not in _COMMON, name))

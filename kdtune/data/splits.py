@@ -164,10 +164,7 @@ class ImageData:
                 if isinstance(image, np.ndarray):
                     digest.update(image.tobytes() + _label_bytes(label))
                     continue
-                if isinstance(image, PackedImage):
-                    size = image.size
-                else:
-                    size, _ = _size_and_time(image)
+                size = image.size if isinstance(image, PackedImage) else _size_and_time(image)[0]
                 entry = f"{self.relative_name(image)}\t{size}\t{label}\n"
                 digest.update(entry.encode(errors="surrogateescape"))
         return digest.hexdigest()
@@ -176,10 +173,9 @@ class ImageData:
         """Return a name of an image that does not depend on where the data are."""
         if isinstance(image, PackedImage):
             return f"{image.file.name}/{image.name}"
-        is_inside = image.is_relative_to(self.root)
-        return str(
-            image.relative_to(self.root) if is_inside else os.path.relpath(image, self.root)
-        )
+        if image.is_relative_to(self.root):
+            return str(image.relative_to(self.root))
+        return os.path.relpath(image, self.root)
 
     def summary(self) -> dict[str, Any]:
         """Return counts and fingerprints as plain values, for the log."""

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdtune.data.columns import Columns, find_columns, split_of
+from kdtune.data.columns import Columns, GivenColumns, find_columns, split_of
 from kdtune.data.image_files import list_images
 from kdtune.data.sources import (
     SPLIT_NAMES,
@@ -111,7 +111,7 @@ class _Table:
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
                 self.class_names[name] = [str(label) for label in feature["names"]]
 
-    def find_columns(self, given: tuple[str | None, str | None] = (None, None)) -> Columns:
+    def find_columns(self, given: GivenColumns = (None, None)) -> Columns:
         labels = list(self.class_names)
         return find_columns(self.shown, self.names, self.image_columns, labels, given)
 
@@ -119,15 +119,14 @@ class _Table:
         """Return a column as text; class numbers become names."""
         if name not in self._columns:
             values = pq.read_table(self.path, columns=[name])[name].to_pylist()
-            self._columns[name] = self._as_text(values, self.class_names.get(name))
+            if (classes := self.class_names.get(name)) is not None:
+                # -1 is Hugging Face's label of images without one.
+                text = ["" if value in (None, -1) else classes[value] for value in values]
+            else:
+                whole = (int(v) if isinstance(v, float) and v.is_integer() else v for v in values)
+                text = ["" if value is None else str(value).strip() for value in whole]
+            self._columns[name] = text
         return self._columns[name]
-
-    @staticmethod
-    def _as_text(values: list[Any], classes: Sequence[str] | None) -> list[str]:
-        if classes is not None:  # -1 is Hugging Face's label of images without one
-            return ["" if value in (None, -1) else classes[value] for value in values]
-        whole = (int(v) if isinstance(v, float) and v.is_integer() else v for v in values)
-        return ["" if value is None else str(value).strip() for value in whole]
 
     def packed_images(self, column: str) -> Iterator[ParquetImage]:
         start = 0
@@ -139,10 +138,7 @@ class _Table:
 
 
 def load_tables(
-    source: str,
-    root: Path,
-    tables: Mapping[str, Sequence[Path]],
-    given: tuple[str | None, str | None] = (None, None),
+    source: str, root: Path, tables: Mapping[str, Sequence[Path]], given: GivenColumns
 ) -> NamedDataset:
     """Return the images that tables name or contain.
 
@@ -150,7 +146,7 @@ def load_tables(
         source: the data, for messages.
         root: folder of the tables, below which the images are.
         tables: files by split; a single file may have a column of splits.
-        given: the columns of image and label, found by their usual names if not given.
+        given: columns that the user named; others are found by their usual names.
     """
     left_out, files = Counter[str](), _FileIndex(root)
     splits: dict[str, LabelledImages] = defaultdict(list)
@@ -250,11 +246,9 @@ class _FileIndex:
             parts = Path(name).parts
             found = [file for file in found if file.parts[-len(parts) :] == parts] or found
         if len(found) > 1:
-            found = [file for file in found if self._split_of(file) == split] or found
+            splits = {file: split_of(file.relative_to(self.root).parts[:-1]) for file in found}
+            found = [file for file in found if splits[file] == split] or found
         if len(found) > 1:
             shown = " and ".join(printable_path(file) for file in found[:2])
             raise UserError(f"'{printable_path(name)}' may be {shown}; give paths in the table.")
         return found[0] if found else None
-
-    def _split_of(self, file: Path) -> str | None:
-        return split_of(file.relative_to(self.root).parts[:-1])

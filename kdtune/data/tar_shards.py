@@ -33,7 +33,7 @@ class TarMember(PackedImage):
 
 
 def load_tar_shards(
-    source: str, shards: Mapping[str, Sequence[Path]], label_column: str | None = None
+    source: str, shards: Mapping[str, Sequence[Path]], label_column: str | None
 ) -> NamedDataset:
     """Return the images of tar archives.
 

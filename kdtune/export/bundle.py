@@ -26,6 +26,7 @@ from kdtune.export.selected_runs import (
     select_top_runs,
 )
 from kdtune.log.folder import SweepFolder, SweepSnapshot
+from kdtune.models.costs import count_parameters
 from kdtune.reports.tables.all_tables import load_sweep_tables
 from kdtune.runtime.console import printable, printable_path
 from kdtune.storage.files import atomic_write, make_folder, write_text, write_yaml
@@ -172,7 +173,7 @@ def _write_sidecars(
         metric=config.get("metric", "accuracy").replace("_", " "),
         provenance=config["provenance"],
         network=description,
-        parameters=sum(p.numel() for p in network["model"].parameters()),
+        parameters=count_parameters(network["model"]),
         written=written,
         scripts=scripts,
         images_label=images_label,

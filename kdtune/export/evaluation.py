@@ -119,10 +119,8 @@ def _compute_logits(network: OpenedNetwork, pixels: np.ndarray, batch_size: int)
 def _build_evaluation(
     network: OpenedNetwork, splits: Sequence[np.ndarray], labels: Tensor
 ) -> Evaluation:
-    logits = torch.cat(
-        [_compute_logits(network, pixels, EVALUATION_BATCH_SIZE) for pixels in splits]
-    )
-    pixels = splits[0]
+    parts = [_compute_logits(network, split, EVALUATION_BATCH_SIZE) for split in splits]
+    logits, pixels = torch.cat(parts), splits[0]
     names, predicted = network.description.classes, logits.argmax(1)
     probabilities = logits.double().softmax(1).numpy()
     matrix = confusion_matrix(labels.numpy(), predicted.numpy(), labels=range(len(names)))
@@ -203,8 +201,7 @@ def find_images_to_classify(paths: Sequence[Path]) -> list[Path]:
     images = []
     for path in paths:
         if path.is_dir():
-            found = list_images(path, Counter())
-            if not found:
+            if not (found := list_images(path, Counter())):
                 raise UserError(f"There are no images in {printable_path(path)}.")
             images += found
         elif path.is_file():

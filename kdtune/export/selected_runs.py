@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune.config.field_types import Metric
 from kdtune.config.same_settings import hash_settings
 from kdtune.log.events import Cell, LogOpening
 from kdtune.log.folder import SweepFolder
@@ -109,7 +108,6 @@ def config_with_provenance(folder: SweepFolder, selected: SelectedRun) -> dict[s
     if selected.confirmed:
         opening = folder.load_confirm_openings()[-1]
     data, teacher = opening.data, opening.teacher if uses_teacher else None
-    metric = opening.metric
     names = {settings.get(key) for key in ("method", "model", "data_dir")}
     names |= {teacher.model} if teacher else set()
     plugins = [plugin.model_dump() for plugin in opening.plugins if names & {*plugin.provides}]
@@ -118,12 +116,10 @@ def config_with_provenance(folder: SweepFolder, selected: SelectedRun) -> dict[s
         "trial_id": selected.trial_id,
         **({"run_id": selected.name} if selected.confirmed else {}),
         "best_validation_accuracy": selected.validation_accuracy,
-        **_accuracy_facts(
-            "validation", selected.validation_accuracy, data.validation_images, metric
-        ),
+        **_accuracy_facts("validation", selected.validation_accuracy, opening),
         "best_epoch": selected.epoch,
         "test_accuracy": selected.test_accuracy,
-        **_accuracy_facts("test", selected.test_accuracy, data.test_images, metric),
+        **_accuracy_facts("test", selected.test_accuracy, opening),
         "seed_summary": selected.seed_summary or None,
         "device": selected.device,
         "threads": selected.threads,
@@ -139,13 +135,12 @@ def config_with_provenance(folder: SweepFolder, selected: SelectedRun) -> dict[s
     return {**settings, "provenance": known}
 
 
-def _accuracy_facts(
-    split: str, accuracy: float | None, images: int, metric: Metric
-) -> dict[str, Any]:
+def _accuracy_facts(split: str, accuracy: float | None, opening: LogOpening) -> dict[str, Any]:
+    images: int = getattr(opening.data, f"{split}_images")
     if accuracy is None or not images:
         return {}
     facts: dict[str, Any] = {f"{split}_images": images}
-    if metric == "accuracy":  # the images count alike
+    if opening.metric == "accuracy":  # the images count alike
         facts[f"{split}_interval"] = list(wilson_interval(round(accuracy * images), images))
     return facts
 
@@ -157,8 +152,7 @@ def load_run_network(folder: SweepFolder, selected: SelectedRun) -> dict[str, An
         folder: the sweep's folder.
         selected: the run or trial.
     """
-    best_path = folder.best_path(*selected.cell, ".pth")
-    for path in (folder.network_path(selected.name), best_path):
+    for path in (folder.network_path(selected.name), folder.best_path(*selected.cell, ".pth")):
         if path.is_file():
             loaded = load_model(path)
             if loaded.get("trial_id") == selected.name:

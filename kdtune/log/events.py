@@ -105,6 +105,12 @@ class TeacherSummary(_Record):
     validation_accuracy: float | None = None
     test_accuracy: float | None = None
 
+    def describe(self) -> str:
+        """Return the model and its accuracies, as far as they are known."""
+        accuracies = {"validation": self.validation_accuracy, "test": self.test_accuracy}
+        known = [f"{k} {100 * v:.2f} %" for k, v in accuracies.items() if v is not None]
+        return ", ".join([self.model, *known])
+
 
 class SpaceRecord(_Record):
     path: str

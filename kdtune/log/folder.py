@@ -190,13 +190,9 @@ class SweepFolder:
         confirm_openings = self.load_confirm_openings()
         openings = [*self.load_opening_events(), *confirm_openings]
         config = max(openings, key=lambda event: event.time).config
-        if confirm_openings:
-            config = config | {
-                key: confirm_openings[-1].config[key]
-                for key in CONFIRM_SETTINGS
-                if key in confirm_openings[-1].config
-            }
-        return SweepConfig.parse(config)
+        confirmed = confirm_openings[-1].config if confirm_openings else {}
+        kept = {key: confirmed[key] for key in CONFIRM_SETTINGS if key in confirmed}
+        return SweepConfig.parse(config | kept)
 
     def load_image_scores(self) -> tuple[dict[str, np.ndarray], list[str] | None]:
         """Return the scores of each run's test images [N], and the groups of these images."""

@@ -144,10 +144,9 @@ class RemoteSync:
             try:
                 return self._copy_changes()
             except (StorageError, OSError) as error:
-                message = (
-                    f"{error}; it lacks the last of the sweep, which is in {self.folder.path}"
-                )
-                message += ": 'kdtune resume' there, with the same --storage, adds it"
+                lacking = f"it lacks the last of the sweep, which is in {self.folder.path}"
+                resume = "'kdtune resume' there, with the same --storage, adds it"
+                message = f"{error}; {lacking}: {resume}"
             except RunError as error:
                 message = f"{error} What is in {self.folder.path} is not copied any more."
                 break
@@ -216,9 +215,8 @@ def synced_to(
             remote_sync.acquire_marker()
             remote_sync.require_new() if is_new else remote_sync.fetch_latest()
         except StorageError as error:
-            raise UserError(
-                f"{error}; check that it exists, and that its credentials are set."
-            ) from None
+            advice = "check that it exists, and that its credentials are set"
+            raise UserError(f"{error}; {advice}.") from None
         stack.callback(remote_sync.finish)
         yield remote_sync
 

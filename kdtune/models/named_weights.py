@@ -38,8 +38,7 @@ def build_weights(name: str, image_size: int | None) -> dict[str, Tensor]:
         name: of the network, see `kdtune.models.build_model`.
         image_size: in pixels, if the network can be built for it; None takes any.
     """
-    _, weights = next(_builds(name, image_size))
-    return weights
+    return next(_builds(name, image_size))[1]
 
 
 def fit_network(name: str, weights: Mapping[str, Tensor], image_size: int | None) -> Fit:
@@ -76,8 +75,9 @@ def fit_network(name: str, weights: Mapping[str, Tensor], image_size: int | None
 
 def _builds(name: str, image_size: int | None) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Yield image sizes, the one that is wanted first, with a network's weights at that size."""
-    wanted, refusals, built = image_size or DEFAULT_IMAGE_SIZE, list[UserError](), False
-    for size in dict.fromkeys((wanted, *COMMON_IMAGE_SIZES)):
+    sizes = dict.fromkeys((image_size or DEFAULT_IMAGE_SIZE, *COMMON_IMAGE_SIZES))
+    refusals: list[UserError] = []
+    for size in sizes:
         # Shapes suffice, but the code of a plug-in may not know the meta device.
         with torch.device("cpu" if name in MODELS else "meta"):
             try:
@@ -85,7 +85,6 @@ def _builds(name: str, image_size: int | None) -> Iterator[tuple[int, dict[str, 
             except UserError as error:
                 refusals.append(error)
                 continue
-        built = True
         yield size, weights
-    if not built:
+    if len(refusals) == len(sizes):
         raise refusals[0]

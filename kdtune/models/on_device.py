@@ -99,9 +99,8 @@ class DeviceModel:
         use_contiguous = device.type != "cuda" and dense_float32
         self.memory_format = torch.contiguous_format if use_contiguous else torch.channels_last
         self.model = model.to(device).to(memory_format=self.memory_format)
-        self._mean, self._std = (
-            torch.tensor(values, device=device) for values in (IMAGENET_MEAN, IMAGENET_STD)
-        )
+        statistics = IMAGENET_MEAN, IMAGENET_STD
+        self._mean, self._std = (torch.tensor(values, device=device) for values in statistics)
         forward = torch.compile(self.model) if config.compile else self.model
         self.forward: Callable[[Tensor], Any] = forward
 

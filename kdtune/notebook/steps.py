@@ -53,17 +53,8 @@ def student_progress(student_model: nn.Module) -> StudentProgress:
     return _PROGRESS.setdefault(student_model, StudentProgress())
 
 
-def create_method_config(
-    method: str, defaults: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the complete settings of a run, see `parse_settings`.
-
-    Args:
-        method: name of its method.
-        defaults: see `parse_settings`.
-        settings: settings that differ from the defaults.
-    """
-    config = parse_settings(method, defaults, settings)
+def dump_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return complete settings as a dict, after a check that there is their student."""
     require_model(config.model)
     return config.model_dump()
 

@@ -8,7 +8,6 @@ from kdtune.log.folder import SweepSnapshot
 from kdtune.reports.tables.all_tables import collect_tables, load_sweep_tables
 from kdtune.reports.tables.comparison import select_main_pair
 from kdtune.reports.tables.learning import describe_chance, learning_sentences
-from kdtune.reports.tables.notes import describe_teacher
 from kdtune.reports.tables.settings import collect_distributions
 from kdtune.reports.tables.ship import NO_LIMITS, ShipLimits
 
@@ -41,7 +40,7 @@ class LoadedSweep:
 
     def header_facts(self) -> dict[str, str]:
         """Return facts about the sweep by label, for the head of the page."""
-        data = self.opening_events[0].data
+        data, teacher = self.opening_events[0].data, self.opening_events[0].teacher
         images = data.train_images, data.validation_images, data.test_images
         last_event_time = max(log[-1].time for log in (self.events, self.confirm_events) if log)
         classes = ", ".join(data.classes[:6]) + ", …" * (len(data.classes) > 6)
@@ -54,7 +53,7 @@ class LoadedSweep:
             "images (train / validation / test)": " / ".join(counts),
             "classes": f"{len(data.classes)}: {classes}",
             "metric": self.opening_events[0].metric.replace("_", " "),
-            "teacher": describe_teacher(self.opening_events[0].teacher),
+            "teacher": teacher.describe() if teacher else "none",
             "trials started in each cell": self._describe_trial_counts(),
             "confirmed": confirmed[-1] if confirmed else "no",
         }

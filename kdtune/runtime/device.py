@@ -101,10 +101,8 @@ def wait_for_gpu_memory(share: float) -> None:
     """Wait while the memory of a killed process returns to this process's GPU.
 
     The driver frees it late. The wait ends after at most `MAX_MEMORY_WAIT_SECONDS`, and when no
-    more has become free for a second, since others may hold the rest.
-
-    Args:
-        share: as for `limit_gpu_memory`.
+    more has become free for a second, since others may hold the rest. The share is that of
+    `limit_gpu_memory`.
     """
     if not (share and has_gpu()):
         return
@@ -197,16 +195,6 @@ def set_float32_precision(convolutions: str, matmuls: str) -> None:
     cudnn.allow_tf32 = convolutions == "tf32"
     cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = convolutions  # type: ignore[attr-defined]
     cublas.matmul.fp32_precision = matmuls
-
-
-def copy_to_gpu(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a copy on a GPU, which does not wait for what the GPU computes now.
-
-    Args:
-        tensor: on the CPU.
-        device: the GPU.
-    """
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def iter_on_host(

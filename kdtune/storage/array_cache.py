@@ -129,10 +129,9 @@ class ArrayCache:
         except OSError as error:
             error_type = DiskFullError if error.errno in NO_SPACE_ERRNOS else UserError
             problem = f"The cache {self.folder} cannot be written ({error.strerror})"
-            advice = (
-                f"make room, e.g. with 'kdtune cache --prune 0', or set {CACHE_FOLDER_VARIABLE}"
-            )
-            raise error_type(f"{problem}; {advice} to another folder.") from error
+            room = "make room, e.g. with 'kdtune cache --prune 0'"
+            elsewhere = f"or set {CACHE_FOLDER_VARIABLE} to another folder"
+            raise error_type(f"{problem}; {room}, {elsewhere}.") from error
         if self._find_missing(digests):
             raise UserError(f"{label}: what was written to {self.folder} cannot be read back.")
         report(state, time.perf_counter() - start_time)

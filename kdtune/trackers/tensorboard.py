@@ -41,13 +41,10 @@ class TensorBoardTracker(tracker.Tracker):
         path.parent.mkdir(parents=True)
         self._event_files[proposed.trial_id] = path
         _append(path, Entry(wall_time=time.time(), file_version="brain.Event:2"))
-        names, metrics = tracker.HYPERPARAMETERS, METRIC_TAGS.items()
-        columns = Experiment(
-            hparam_infos=[
-                HParamInfo(name=name, differs=name in DEFAULT_COLUMNS) for name in names
-            ],
-            metric_infos=[MetricInfo(name=MetricName(tag=t), display_name=n) for t, n in metrics],
-        )
+        names, tags = tracker.HYPERPARAMETERS, METRIC_TAGS.items()
+        parameters = [HParamInfo(name=name, differs=name in DEFAULT_COLUMNS) for name in names]
+        metrics = [MetricInfo(name=MetricName(tag=t), display_name=name) for t, name in tags]
+        columns = Experiment(hparam_infos=parameters, metric_infos=metrics)
         settings = tracker.select_hyperparameters(proposed).items()
         values = {key: value for key, value in settings if isinstance(value, str | int | float)}
         row = hparams_pb(values, trial_id=proposed.trial_id, start_time_secs=proposed.time)

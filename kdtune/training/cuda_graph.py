@@ -9,6 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,9 +17,8 @@ import torch
 from torch import Tensor
 
 from kdtune.errors import first_line
-from kdtune.methods.method import Method, TensorsByName
-from kdtune.models.on_device import DeviceModel
-from kdtune.training.step import RunNetwork, TrainingStep, make_scaler
+from kdtune.methods.method import TensorsByName
+from kdtune.training.step import TrainingStep, make_scaler
 
 
 class Recorder(ABC):
@@ -59,32 +59,20 @@ class CudaGraphRecorder(Recorder):
         return graph.replay, loss
 
 
+@dataclass(eq=False)
 class GraphedStep(TrainingStep):
     """A training step that is recorded in each epoch, and repeated on buffers.
 
     The first batch of an epoch runs as usual, which allocates what a graph cannot. The second one
     of the same shape is recorded. Batches of other shapes run as usual. If a step cannot be
     recorded, a warning says so once, and all steps run as usual.
-
-    Args:
-        student: see `TrainingStep`.
-        teacher: see `TrainingStep`.
-        method: see `TrainingStep`.
-        optimizer: see `TrainingStep`.
-        recorder: records a step.
     """
 
-    def __init__(
-        self,
-        student: DeviceModel,
-        teacher: RunNetwork | None,
-        method: Method,
-        optimizer: torch.optim.Optimizer,
-        recorder: Recorder,
-    ):
-        super().__init__(student, teacher, method, optimizer)
-        self.stream = recorder.stream
-        self._recorder, self._can_record = recorder, True
+    recorder: Recorder
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.stream, self._can_record = self.recorder.stream, True
 
     def start_epoch(self) -> None:
         super().start_epoch()
@@ -131,7 +119,7 @@ class GraphedStep(TrainingStep):
         run_step = partial(super().__call__, images, labels, buffered)
         scaler_state = self.scaler.state_dict()
         try:
-            self._replay, self._loss = self._recorder.record(run_step)
+            self._replay, self._loss = self.recorder.record(run_step)
         except RuntimeError as error:
             self._give_up(first_line(error).rstrip("."))
             self.scaler = make_scaler(self.student)  # the old one may be in the middle of a step

@@ -65,18 +65,15 @@ def evaluate_epoch(
     """
     student.model.eval()
     method.eval()
-    sums, count = MetricSums(), 0
-    class_counts: Tensor | None = None
+    sums, count, class_counts = MetricSums(), 0, list[Tensor]()
     for batch in batches:
         images, labels, targets = move_batch(batch, student.device)
         logits, parts = compute_parts(student, teacher, method, images, labels, targets)
         sums.add(parts, logits, labels)
-        counts = _count_by_class(labels, logits.argmax(1), logits.shape[1])
-        class_counts = counts if class_counts is None else class_counts + counts
+        class_counts.append(_count_by_class(labels, logits.argmax(1), logits.shape[1]))
         count += len(labels)
     _require_images(count)
-    assert class_counts is not None
-    return sums.means(count) | _class_metrics(class_counts)
+    return sums.means(count) | _class_metrics(torch.stack(class_counts).sum(0))
 
 
 def _require_images(count: int) -> None:

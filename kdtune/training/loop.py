@@ -157,7 +157,10 @@ class _Run:
             self.teacher = lambda images: place_teacher()(images)
         parameters = [*self.student.model.parameters(), *self.method.parameters()]
         self.optimizer = build_optimizer(config, parameters)
-        self.step = self._make_step()
+        networks = self.student, self.teacher, self.method, self.optimizer
+        self.step = TrainingStep(*networks)
+        if is_gpu(device) and config.cuda_graph:
+            self.step = GraphedStep(*networks, CudaGraphRecorder(device))
         self.validated = self.student
         self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {
             "student": self.student.model, "method": self.method, "optimizer": self.optimizer,
@@ -169,12 +172,6 @@ class _Run:
         self.progress: dict[str, Any] = {
             "epoch": 0, "best_validation_accuracy": None, "best_epoch": 0, "best_weights": {},
         }  # fmt: skip
-
-    def _make_step(self) -> TrainingStep:
-        models = self.student, self.teacher, self.method, self.optimizer
-        if is_gpu(self.student.device) and self.config.cuda_graph:
-            return GraphedStep(*models, CudaGraphRecorder(self.student.device))
-        return TrainingStep(*models)
 
     def balance_classes(self, class_counts: Sequence[int] | None) -> None:
         if class_counts is None:
@@ -268,8 +265,7 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
         num_classes: K.
     """
     torch.manual_seed(derive_seed(config.seed, "student"))
-    rates = config.dropout_rates
-    model = build_model(config.model, num_classes, config.image_size, rates=rates)
+    model = build_model(config.model, num_classes, config.image_size, rates=config.dropout_rates)
     if config.weights is not None:
         load_pretrained(model, config.model, config.weights, num_classes)
     return model

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 
 import numpy as np
@@ -45,12 +45,12 @@ class LossScales:
     """
 
     def __init__(self, data: ImageData, image_size: int, teacher: nn.Module, seed: int):
-        self._data, self._image_size, self._teacher = data, image_size, teacher
+        self._data, self._image_size = data, image_size
         self._seed = derive_seed(seed, "loss scales")
         order = np.random.default_rng(self._seed).permutation(len(data.train))
         self._image_order = order.tolist()
         self._student_outputs = lru_cache(maxsize=16)(self._run_student)
-        self._teacher_outputs = lru_cache(maxsize=8)(self._run_teacher)
+        self._teacher_outputs = lru_cache(maxsize=8)(partial(self._run_network, teacher))
 
     @single_threaded()
     @torch.no_grad()
@@ -107,12 +107,9 @@ class LossScales:
         with MODELS.blame_provider(model), torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self._seed, "student", model))
             student = build_model(model, len(self._data.classes), self._image_size)
-            return self._compute_outputs(student.train(), batch_size)
+            return self._run_network(student.train(), batch_size)
 
-    def _run_teacher(self, batch_size: int) -> list[_Outputs]:
-        return self._compute_outputs(self._teacher, batch_size)
-
-    def _compute_outputs(self, network: nn.Module, batch_size: int) -> list[_Outputs]:
+    def _run_network(self, network: nn.Module, batch_size: int) -> list[_Outputs]:
         outputs, num_bytes = list[_Outputs](), 0
         for indices in self._indices(batch_size):
             pixels = decode_images(self._data.train.select(indices), self._image_size, None)

@@ -92,7 +92,7 @@ def run_training(
     _require_finite_teacher(config, teacher, sample_images)
     history = checkpoint["history"] if checkpoint is not None else []
     # A loader may not know its number of steps.
-    num_steps = length_hint(train_loader) or None if data is None else count_steps(config, data)
+    num_steps = length_hint(train_loader) or None if data is None else _count_steps(config, data)
     files = RunFiles(
         config, classes, teacher, sample_images, resumed_from, history, num_steps, watch.say
     )
@@ -147,11 +147,7 @@ def _test_and_summarise(
 
 
 def check_run(config: TrainConfig) -> None:
-    """Check a run as `run_training` does, on a few images; nothing is trained or written.
-
-    Args:
-        config: the run's settings.
-    """
+    """Check a run as `run_training` does, on a few images; nothing is trained or written."""
     config, data, teacher, classes, _ = _open_run(config, {}, say)
     assert data is not None  # there is no loader
     few = data.validation.select(range(min(MAX_IMAGES, len(data.validation))))
@@ -255,13 +251,8 @@ def _numbered_classes(
     return tuple(map(str, range(max(labels) + 1)))
 
 
-def count_steps(config: TrainConfig, data: ImageData) -> int:
-    """Return the number of training steps of an epoch.
-
-    Args:
-        config: the run's settings.
-        data: its images.
-    """
+def _count_steps(config: TrainConfig, data: ImageData) -> int:
+    """Return the number of training steps of an epoch."""
     return len(SeededBatchSampler(len(data.train), config.batch_size, shuffle=True))
 
 
@@ -277,7 +268,7 @@ def describe_start(config: TrainConfig, data: ImageData) -> str:
     threads = f", {count} thread{'s' * (count > 1)}" if device.type == "cpu" else ""
     return (
         f"{config.model} on {gpu_name(device) or device.type}{threads}: at most {config.epochs} "
-        f"epochs of {count_steps(config, data)} steps; * marks the best epoch so far"
+        f"epochs of {_count_steps(config, data)} steps; * marks the best epoch so far"
     )
 
 

@@ -94,9 +94,8 @@ class RunFiles:
         if self._bars is not None:
             self._bars.add_step()
         if step % self.config.print_freq == 0:
-            self._say_progress(
-                f"epoch {epoch}/{self.config.epochs}, step {step}: loss {loss.item():.4f}"
-            )
+            place = f"epoch {epoch}/{self.config.epochs}, step {step}"
+            self._say_progress(f"{place}: loss {loss.item():.4f}")
 
     def save_epoch(self, result: EpochResult) -> None:
         """Write the log lines, events and checkpoints of an epoch."""

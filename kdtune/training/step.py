@@ -1,6 +1,7 @@
 """A training step, and the sums of its metrics, which no step waits for."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -43,11 +44,7 @@ class MetricSums:
             total.add_(value)
 
     def means(self, count: int) -> dict[str, float]:
-        """Wait for the sums, and return the means of the parts, and ``accuracy``.
-
-        Args:
-            count: number of images.
-        """
+        """Wait for the sums of `count` images; return the means of the parts, and ``accuracy``."""
         assert self._sums is not None
         sums, correct = self._sums
         means = [total / count for total in sums.tolist()]
@@ -86,39 +83,32 @@ def make_scaler(student: DeviceModel) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(student.device.type, enabled=student.needs_grad_scaler)
 
 
+@dataclass(eq=False)
 class TrainingStep:
     """A step of training on a batch.
 
     After the first batch of an epoch it reads and changes only tensors that exist already, and no
     state of Python. `GraphedStep` can therefore record and repeat it.
 
-    Args:
+    Attributes:
         student: in train mode when called.
         teacher: computes the targets of batches without any; None without one.
-        method: computes the loss.
         optimizer: of the parameters of student and method.
-
-    Attributes:
         scaler: keeps the gradients of float16 from vanishing; does nothing in other precisions.
         stream: CUDA stream on which the steps of an epoch run; None is the usual one.
         ema: follows the student's weights after each step; None keeps no average.
         sums: metrics of the epoch.
     """
 
-    stream: torch.cuda.Stream | None = None
-    ema: ModelEma | None = None
+    student: DeviceModel
+    teacher: RunNetwork | None
+    method: Method
+    optimizer: torch.optim.Optimizer
+    stream: torch.cuda.Stream | None = field(default=None, init=False)
+    ema: ModelEma | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        student: DeviceModel,
-        teacher: RunNetwork | None,
-        method: Method,
-        optimizer: torch.optim.Optimizer,
-    ):
-        self.student, self.teacher, self.method = student, teacher, method
-        self.optimizer = optimizer
-        self.scaler = make_scaler(student)
-        self.sums = MetricSums()
+    def __post_init__(self) -> None:
+        self.scaler, self.sums = make_scaler(self.student), MetricSums()
 
     def start_epoch(self) -> None:
         """Put student and method into train mode, and start new sums."""

@@ -87,9 +87,8 @@ def require_finite(config: TrainConfig, targets: Mapping[str, np.ndarray]) -> No
     for array in targets.values():
         for start in range(0, num_images, _CHUNK_IMAGES):
             images = slice(start, start + _CHUNK_IMAGES)
-            is_finite[images] &= (
-                np.isfinite(array[images]).reshape(len(is_finite[images]), -1).all(1)
-            )
+            finite = np.isfinite(array[images])
+            is_finite[images] &= finite.reshape(len(finite), -1).all(1)
     if count := num_images - int(is_finite.sum()):
         raise UserError(
             f"The teacher {config.teacher_model} gives values that are not finite (for {count:,} "

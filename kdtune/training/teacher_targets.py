@@ -26,7 +26,7 @@ from kdtune.methods.checks import validate_targets
 from kdtune.methods.method import Method, StageShapes, TensorsByName
 from kdtune.models import probe, stage_shapes
 from kdtune.models.on_device import DeviceModel, pick_device, pick_precision
-from kdtune.runtime.device import copy_to_gpu, is_gpu, iter_on_host
+from kdtune.runtime.device import is_gpu, iter_on_host
 from kdtune.runtime.process import single_threaded
 from kdtune.storage.array_cache import ArrayCache, CacheKey, CreateArray, OnCacheProgress
 
@@ -260,8 +260,8 @@ def _fill_on_gpu(
 
     def compute_batches() -> Iterator[TensorsByName]:
         for start in starts:
-            images = torch.from_numpy(pixels[start : start + batch_size])
-            stored, overflows = compute_batch(copy_to_gpu(images, device))
+            images = torch.from_numpy(pixels[start : start + batch_size]).pin_memory()
+            stored, overflows = compute_batch(images.to(device, non_blocking=True))
             all_overflows.append(overflows)
             yield stored
 

@@ -52,16 +52,15 @@ def train_teacher(
         say(load_pretrained(model, config.model, config.weights, len(classes)))
     with waiting("decoding images", say):
         batches = open_run_batches(config, data, None, data.classes, {}, say)
-    train, validation, test, class_counts = batches
     metadata: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial_path = out.with_name(f"{out.stem}.partial{out.suffix}")
     say(describe_start(config, data))
     epochs = fit(
         config,
-        train,
-        validation,
+        batches.train,
+        batches.validation,
         num_classes=len(classes),
-        class_counts=class_counts,
+        class_counts=batches.class_counts,
         on_step=on_step,
     )
     try:
@@ -75,7 +74,7 @@ def train_teacher(
         raise
     model = result.student
     model.load_state_dict(result.state["best_weights"])
-    tested = evaluate(model, test, config) if test is not None else {}
+    tested = evaluate(model, batches.test, config) if batches.test is not None else {}
     accuracies: dict[str, Any] = {
         "validation_accuracy": result.best_validation_accuracy,
         "test_accuracy": tested.get(config.metric),

@@ -24,7 +24,7 @@ from kdtune.reports.page.rendering import (
     ReportFigure,
 )
 from kdtune.reports.tables.comparison import ALL_MODELS
-from kdtune.reports.tables.sentences import display_name, format_points
+from kdtune.reports.tables.sentences import display_name, format_interval
 
 OTHER_METHOD_MARKERS = ("v", "P", "X", "*", "<", ">", "p", "h", "d")
 """Markers of plug-ins' methods, which share one colour."""
@@ -77,7 +77,7 @@ def plot_verdict(pair: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
         rows = np.full(len(seed_points), y + 0.27)
         circle: Any = {"facecolors": "none", "edgecolors": MUTED_COLOUR, "linewidth": 1}
         axes.scatter(seed_points, rows, s=16, **circle)
-        text = f"{format_points(value, width)} ± {format_points(width, width)}"
+        text = format_interval(value, width)
         axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center")
     names = pair["model"].replace(ALL_MODELS, "all students")
     _label_rows(axes, names.map(truncate_name).tolist())
@@ -108,9 +108,7 @@ def plot_accuracy_vs_cost(
         offset = (i - (len(methods) - 1) / 2) * METHOD_OFFSET_INCHES
         shifted = axes.transData + ScaledTranslation(offset, 0, figure.dpi_scale_trans)
         style: Any = {**_mark_style(colour, marker), "ms": 7}
-        axes.errorbar(
-            [], [], [], **style, label=method_label(method)
-        )  # in the legend all are filled
+        axes.errorbar([], [], [], **style, label=method_label(method))  # filled in the legend
         _draw_cells(axes, points[points["method"] == method], cost, transform=shifted, **style)
     labelled_points = points.assign(top=points["high_percent"].fillna(points["accuracy_percent"]))
     for model, cells in labelled_points.groupby("model"):

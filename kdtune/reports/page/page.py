@@ -107,11 +107,10 @@ def build_sections(sweeps: Sequence[LoadedSweep]) -> list[dict[str, Any]]:
     """Return ``anchor``, ``heading``, ``question``, ``open`` and ``blocks`` of each section."""
     conditions = {sweep.name: comparison_conditions(sweep.folder) for sweep in sweeps}
     leaderboards = join_leaderboards({sweep.name: sweep.tables for sweep in sweeps}, conditions)
-    learning = [(sweep.name, note) for sweep in sweeps for note in sweep.learning_notes()]
-    is_one = len(sweeps) == 1
-    leaderboard_blocks: list[Block] = [
-        Paragraph(note if is_one else f"{name}: {note}") for name, note in learning
-    ]
+    leaderboard_blocks: list[Block] = []
+    for sweep in sweeps:
+        label = f"{sweep.name}: " if len(sweeps) > 1 else ""
+        leaderboard_blocks += (Paragraph(f"{label}{note}") for note in sweep.learning_notes())
     leaderboard_blocks += [block for table in leaderboards for block in leaderboard_section(table)]
     leaderboard_blocks += map(Paragraph, explain_separate_tables(conditions))
     verdicts = _blocks_of_sweeps(sweeps, verdict_section)

@@ -32,11 +32,7 @@ def next_step_columns(
         min_difference: smallest difference that matters, in points.
     """
     target = max(abs(difference.mean), min_difference)
-    numbers = {
-        "seeds": more_seeds_needed(difference, target),
-        "trials": needed_trials(difference, trials, target),
-        "images": needed_test_images(difference, test_images, target),
-    }
+    numbers = find_needed_numbers(difference, test_images, trials, target)
     settling = [step for step, number in numbers.items() if number is not None]
     if not settling:
         step = {"search": "trials"}.get(limit := limited_by(difference), limit)
@@ -52,57 +48,41 @@ def next_step_columns(
     }
 
 
-def more_seeds_needed(difference: Estimate, target: float) -> int | None:
-    """Return how many further seeds would probably settle it; None if no planned look would.
+def find_needed_numbers(
+    difference: Estimate, test_images: int, trials: int, target: float
+) -> dict[str, int | None]:
+    """Return how many further seeds, trials of a cell or test images would settle a comparison.
 
-    Args:
-        difference: A minus B.
-        target: the difference that is to be found, in points.
-    """
-    for seeds in range(difference.seeds + 1, LAST_LOOK + 1):
-        if difference.with_seeds(seeds).minimum_detectable <= target:
-            return seeds - difference.seeds
-    return None
-
-
-def needed_trials(difference: Estimate, trials: int, target: float) -> int | None:
-    """Return how many trials a cell would settle it, to two digits; None if too many.
-
+    Each is the least that probably would, of trials and images to two digits; None if too many.
     The luck of a search falls like 1 / trials: in points 0.26, 0.14 and 0.09 after 12, 24 and 40
     (`make bench-verdict`).
 
     Args:
         difference: A minus B.
-        trials: number of trials of a cell at present.
-        target: the difference that is to be found, in points.
-    """
-    if not trials or not difference.variance_search:
-        return None
-    for needed in _quarter_steps(trials, _MAX_TRIAL_FACTOR * trials):
-        variance_search = difference.variance_search * (trials / needed) ** 2
-        if replace(difference, variance_search=variance_search).minimum_detectable <= target:
-            return needed
-    return None
-
-
-def needed_test_images(difference: Estimate, test_images: int, target: float) -> int | None:
-    """Return how many test images would settle it, to two digits; None if too many.
-
-    Args:
-        difference: A minus B.
         test_images: number of test images at present.
+        trials: number of trials of a cell at present; 0 if unknown.
         target: the difference that is to be found, in points.
     """
-    limit = max(_MAX_IMAGE_FACTOR * test_images, _MAX_TEST_IMAGES)
-    for needed in _quarter_steps(test_images, limit):
-        if difference.with_more_images(needed / test_images).minimum_detectable <= target:
-            return needed
-    return None
+    luck, seeds = difference.variance_search, range(difference.seeds + 1, LAST_LOOK + 1)
+    more_trials = _quarter_steps(trials, _MAX_TRIAL_FACTOR * trials if luck else 0)
+    max_images = max(_MAX_IMAGE_FACTOR * test_images, _MAX_TEST_IMAGES)
+    more_images = _quarter_steps(test_images, max_images)
+    forecasts = {
+        "seeds": ((n - difference.seeds, difference.with_seeds(n)) for n in seeds),
+        "trials": (
+            (n, replace(difference, variance_search=luck * (trials / n) ** 2)) for n in more_trials
+        ),
+        "images": ((n, difference.with_more_images(n / test_images)) for n in more_images),
+    }
+    return {
+        step: next((n for n, later in pairs if later.minimum_detectable <= target), None)
+        for step, pairs in forecasts.items()
+    }
 
 
 def _quarter_steps(number: int, limit: int) -> Iterator[int]:
     """Yield numbers up to a limit that grow by a quarter, rounded up to two digits."""
-    while (number := math.ceil(1.25 * number)) <= limit:
+    while 0 < (number := math.ceil(1.25 * number)) <= limit:
         unit = 10 ** max(0, len(str(number)) - 2)
         number = math.ceil(number / unit) * unit
         yield number

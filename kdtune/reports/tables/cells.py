@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
@@ -14,15 +13,6 @@ from kdtune.log.events import ENDED_STATES, Cell, CellModelled, TrialState
 from kdtune.log.settings_scores import SettingsScores
 from kdtune.reports.tables.comparison import CellResult
 from kdtune.reports.tables.statistics import MIN_SEEDS, accuracy_interval, bootstrap_best_sd
-
-
-class _Status(StrEnum):
-    OK = "ok"
-    UNSTABLE = "unstable"
-    INCOMPLETE = "incomplete"
-    NOT_CONFIRMED = "not_confirmed"
-    FAILED = "failed"
-    RUNNING = "running"
 
 
 @dataclass(frozen=True)
@@ -66,11 +56,6 @@ class CellData:
         """Validation accuracies of the deciding runs that finished, in percent."""
         return 100 * _accuracies(self._deciding_runs)
 
-    @property
-    def _search_noise_sd_points(self) -> float | None:
-        noise_sd = self.settings_scores.noise_sd(self.cell)
-        return None if noise_sd is None else 100 * noise_sd
-
     @cached_property
     def _best_trial(self) -> Any:
         """The first trial with the best settings; None if no trial was successful."""
@@ -109,12 +94,13 @@ class CellData:
     def search_columns(self) -> dict[str, object]:
         """Return the columns of the leaderboard about the search."""
         states, best = self.trials["state"], self._best_trial
+        noise_sd = self.settings_scores.noise_sd(self.cell)
         columns: dict[str, object] = {
             "method": self.cell[0],
             "model": self.cell[1],
             "search_luck_points": self.result.search_luck,
             "left_to_gain_points": 100 * self._model.left_to_gain if self._model else None,
-            "search_noise_sd_points": self._search_noise_sd_points,
+            "search_noise_sd_points": None if noise_sd is None else 100 * noise_sd,
             "trials_started": len(self.trials),
             "trials_repeated": self.trials["candidate"].notna().sum(),
             **{f"trials_{state}": (states == state).sum() for state in ENDED_STATES},
@@ -148,8 +134,10 @@ class CellData:
             if chosen.empty:
                 unknown = f"{trial_id} was confirmed, but never searched"
                 raise UserError(f"The log is damaged: {unknown}.")
+            finished = self._deciding_runs[self._deciding_runs["state"] == TrialState.FINISHED]
+            for name in ("validation_balanced_accuracy", "test_balanced_accuracy"):
+                columns[f"{name}_percent"] = 100 * finished[name].mean()
             columns |= {
-                **self._balanced_columns(),
                 "validation_accuracy_percent": self._confirm_scores.mean(),
                 "validation_seed_sd_points": self._confirm_scores.std(),
                 "trial_id": trial_id,
@@ -165,24 +153,18 @@ class CellData:
         scored = finished if len(finished) else runs[runs["trial_id"] == best]
         return float(100 * scored["validation_balanced_accuracy"].mean())
 
-    def _balanced_columns(self) -> dict[str, object]:
-        finished = self._deciding_runs[self._deciding_runs["state"] == TrialState.FINISHED]
-        names = "validation_balanced_accuracy", "test_balanced_accuracy"
-        return {f"{name}_percent": 100 * finished[name].mean() for name in names}
-
-    def _status(self) -> _Status:
+    def _status(self) -> str:
         if len(self._deciding_runs):
             if not self._is_chosen:
-                return _Status.FAILED
+                return "failed"
             if self._seeds_diverged:
-                return _Status.UNSTABLE
-            return _Status.OK if len(self._confirm_scores) >= MIN_SEEDS else _Status.INCOMPLETE
+                return "unstable"
+            return "ok" if len(self._confirm_scores) >= MIN_SEEDS else "incomplete"
         if len(self.runs):
-            return _Status.INCOMPLETE
+            return "incomplete"
         if self._best_trial is not None:
-            return _Status.NOT_CONFIRMED
-        is_running = (self.trials["state"] == TrialState.RUNNING).any()
-        return _Status.RUNNING if is_running else _Status.FAILED
+            return "not_confirmed"
+        return "running" if (self.trials["state"] == TrialState.RUNNING).any() else "failed"
 
     def _test_columns(self, groups: Sequence[object] | None) -> dict[str, object]:
         if not self.result.image_scores:

@@ -111,14 +111,8 @@ class _Guessing:
 
 def _guessing_on_validation(opening: events.LogOpening, metric: Metric) -> _Guessing:
     data = opening.data
-    return _Guessing(
-        data.validation_class_counts, data.validation_images, len(data.classes), metric
-    )
-
-
-def _guessing_on_training(opening: events.LogOpening) -> _Guessing:
-    data = opening.data
-    return _Guessing(data.train_class_counts, data.train_images, len(data.classes), "accuracy")
+    split = data.validation_class_counts, data.validation_images
+    return _Guessing(*split, len(data.classes), metric)
 
 
 def _z(trials: int) -> float:
@@ -155,10 +149,9 @@ class LearningSigns:
                     self._cells[event.cell].add(*outcome)
 
     def findings(self, min_trials: int = 1) -> list[Finding]:
-        """Return the signs, the most important first; at most one of each cell itself.
+        """Return the signs in cells with enough ended trials, the most important first.
 
-        Args:
-            min_trials: number of ended trials that a cell must have.
+        There is at most one of each cell itself.
         """
         if self.opening is None:
             return []
@@ -204,7 +197,9 @@ class LearningSigns:
 def _find_sign(opening: events.LogOpening, summary: _CellSummary) -> Sign | None:
     guessing, trials = _guessing_on_validation(opening, opening.metric), summary.trials
     guesses = summary.score <= guessing.limit(trials)
-    fits = summary.train_accuracy > _guessing_on_training(opening).limit(trials)
+    data = opening.data
+    training = data.train_class_counts, data.train_images, len(data.classes)
+    fits = summary.train_accuracy > _Guessing(*training, "accuracy").limit(trials)
     if summary.best is not None and summary.best.validation_top_class_share == 1:
         return Sign.ONE_CLASS
     if trials >= MIN_EQUAL_TRIALS and summary.lowest == summary.score:

@@ -147,12 +147,8 @@ def _outcome(trial: TrialRecord) -> dict[str, Any]:
 
 def models_table(confirm_events: Iterable[Event]) -> pd.DataFrame:
     """Return `MODELS` from the log of a confirmation; the last measurement of a student counts."""
-    profiles = {
-        e.model: e.model_dump()
-        for e in confirm_events
-        if isinstance(e, log_events.StudentProfiled)
-    }
-    return MODELS.make_frame(profiles.values())
+    measured = [e for e in confirm_events if isinstance(e, log_events.StudentProfiled)]
+    return MODELS.make_frame({event.model: event.model_dump() for event in measured}.values())
 
 
 def bad_images_table(events: Iterable[Event]) -> pd.DataFrame:

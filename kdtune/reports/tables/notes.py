@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from kdtune.log.events import Event, TeacherSummary
+from kdtune.log.events import Event
 from kdtune.reports.tables.comparison import select_main_pair
 from kdtune.reports.tables.leaderboard import SweepTables
 from kdtune.reports.tables.log_tables import bad_images_table
@@ -58,27 +58,18 @@ def answer_sentences(tables: SweepTables, folder: str) -> list[str]:
     return [ship, *(row["sentence"] for row in main_rows), *others]
 
 
-def result_notes(leaderboard: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
-    """Return the notes on a leaderboard with test results; none before anything is tested.
-
-    Args:
-        leaderboard: the table `LEADERBOARD` of one sweep.
-        runs: the table `RUNS`.
-    """
-    tested = leaderboard.dropna(subset="test_accuracy_percent")
+def result_notes(tables: SweepTables) -> list[str]:
+    """Return the notes on a leaderboard with test results; none before anything is tested."""
+    tested = tables.leaderboard.dropna(subset="test_accuracy_percent")
     if tested.empty:
         return []
-    configurations, cells, _ = _count_test_reads(runs)
-    test_reads = [describe_test_reads(runs)] if configurations > cells else []
+    configurations, cells, _ = _count_test_reads(tables.runs)
+    test_reads = [describe_test_reads(tables.runs)] if configurations > cells else []
     return [*unequal_search_notes(tested), *test_reads, INTERVAL_NOTE]
 
 
 def better_on_test_note(ship: pd.DataFrame) -> str | None:
-    """Return why the student to ship is not the best on test; None if it is.
-
-    Args:
-        ship: the table `SHIP`.
-    """
+    """Return why the student to ship is not the best on test; None if it is."""
     tested = ship.dropna(subset=["in_ship_set", "test_accuracy_percent"])
     best = tested[tested["in_ship_set"] == "best"]["test_accuracy_percent"]
     if best.empty or tested["test_accuracy_percent"].max() <= best.item():
@@ -87,15 +78,6 @@ def better_on_test_note(ship: pd.DataFrame) -> str | None:
         "Validation alone chose the student to ship: the one that is highest on test may only "
         "have been lucky there."
     )
-
-
-def describe_teacher(teacher: TeacherSummary | None) -> str:
-    """Return the teacher's model and its accuracies, as far as they are known."""
-    if teacher is None:
-        return "none"
-    accuracies = {"validation": teacher.validation_accuracy, "test": teacher.test_accuracy}
-    known = [f"{k} {100 * v:.2f} %" for k, v in accuracies.items() if v is not None]
-    return ", ".join([teacher.model, *known])
 
 
 def verdict_sentences(comparison: pd.DataFrame) -> list[str]:

@@ -25,12 +25,10 @@ def recipe_sentence(leaderboard: pd.DataFrame, comparison: pd.DataFrame) -> str 
     by_recipe = means.agg(lambda values: values.mean(skipna=False)).unstack().dropna()
     if by_recipe.shape[1] < 2 or len(by_recipe) < 2:
         return None
-    orders = {
-        recipe: ", ".join(
-            map(display_name, values.sort_values(ascending=False, kind="stable").index)
-        )
-        for recipe, values in by_recipe.items()
-    }
+    orders = {}
+    for recipe, values in by_recipe.items():
+        ranked = values.sort_values(ascending=False, kind="stable").index
+        orders[recipe] = ", ".join(map(display_name, ranked))
     basis = "by test accuracy" if is_tested else "by search scores, which are not a comparison yet"
     names = " and ".join(map(str, orders))
     if len(set(orders.values())) == 1:
@@ -40,10 +38,9 @@ def recipe_sentence(leaderboard: pd.DataFrame, comparison: pd.DataFrame) -> str 
         text = f"The order of methods is not the same under {names} ({basis}): {lists}"
     if not is_tested:
         return f"{text}."
-    reversed_pairs = _reversed_pairs(comparison)
-    if not reversed_pairs:
-        return f"{text}; no winner under one recipe loses under another."
-    return f"{text}; the winner changes for {', '.join(reversed_pairs)}."
+    if reversed_pairs := _reversed_pairs(comparison):
+        return f"{text}; the winner changes for {', '.join(reversed_pairs)}."
+    return f"{text}; no winner under one recipe loses under another."
 
 
 def _reversed_pairs(comparison: pd.DataFrame) -> list[str]:

@@ -46,9 +46,8 @@ def collect_distributions(events: Sequence[Event]) -> dict[str, dict[str, BaseDi
                 spaces = {event.method: event.distributions}
             for method, serialized in spaces.items():
                 known = by_method.setdefault(method, {})
-                known |= parse_distributions(
-                    {k: v for k, v in serialized.items() if k not in known}
-                )
+                new = {name: value for name, value in serialized.items() if name not in known}
+                known |= parse_distributions(new)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"The log is damaged: it has no search spaces ({error!r}).") from error
     return by_method

@@ -131,7 +131,7 @@ class Estimate:
         )
 
     def with_more_images(self, factor: float) -> "Estimate":
-        """Return the estimate with the variance that so many times the images would have."""
+        """Return the estimate with the variance that `factor` times as many images would have."""
         residual = min(self.variance_residual, self.variance_seeds)
         pseudo_images = (self.images + _PSEUDO_IMAGES, self.images * factor + _PSEUDO_IMAGES)
         pseudo = self.variance_pseudo * (pseudo_images[0] / pseudo_images[1]) ** 2

@@ -50,9 +50,7 @@ def leaderboard_text(
         objects = {name: _make_object(sweeps[name], own) for name, own in tables.items()}
         content = objects if len(objects) > 1 else next(iter(objects.values()))
         return f"{json.dumps(content, indent=2)}\n"
-    conditions = {
-        name: all_tables.comparison_conditions(folder) for name, folder in sweeps.items()
-    }
+    conditions = {k: all_tables.comparison_conditions(sweep) for k, sweep in sweeps.items()}
     answers: list[str] = []
     below = explain_separate_tables(conditions)
     for name, folder in sweeps.items():
@@ -75,22 +73,20 @@ def leaderboard_text(
 
 def _sweep_notes(folder: SweepSnapshot, tables: SweepTables) -> list[str]:
     events, opening = folder.load_events(), folder.load_opening_events()[0]
-    sweep_notes = [f"Teacher: {notes.describe_teacher(opening.teacher)}."] * bool(opening.teacher)
-    sweep_notes.append(describe_chance(opening))
-    if sentence := recipe_sentence(tables.leaderboard, tables.comparison):
-        sweep_notes.append(sentence)
-    sweep_notes += notes.result_notes(tables.leaderboard, tables.runs)
-    if note := notes.better_on_test_note(tables.ship):
-        sweep_notes.append(note)
-    if note := notes.bad_images_note(events):
-        sweep_notes.append(note)
-    if tables.leaderboard["test_accuracy_percent"].notna().any():
-        return sweep_notes
+    sweep_notes = [
+        f"Teacher: {opening.teacher.describe()}." if opening.teacher else None,
+        describe_chance(opening),
+        recipe_sentence(tables.leaderboard, tables.comparison),
+        *notes.result_notes(tables),
+        notes.better_on_test_note(tables.ship),
+        notes.bad_images_note(events),
+    ]
     # Advice on a search comes too late once the test images have been read.
-    if note := range_end_note(tables.trials, collect_distributions(events)):
-        sweep_notes.append(note)
-    advice = advise_grace_period(rungs_table(events), opening.config["grace_period"])
-    return [*sweep_notes, advice]
+    if tables.leaderboard["test_accuracy_percent"].isna().all():
+        sweep_notes.append(range_end_note(tables.trials, collect_distributions(events)))
+        rungs, grace_period = rungs_table(events), opening.config["grace_period"]
+        sweep_notes.append(advise_grace_period(rungs, grace_period))
+    return list(filter(None, sweep_notes))
 
 
 def _make_object(folder: SweepSnapshot, tables: SweepTables) -> dict[str, Any]:

@@ -115,10 +115,8 @@ def _with_teachers(
     """Return a view with a last row for the teacher of each of its sweeps."""
     names = dict.fromkeys(view["sweep"]) if "sweep" in view else teachers
     for name, teacher in ((name, teachers[name]) for name in names if name in teachers):
-        is_balanced = teacher.metric == "balanced_accuracy"
-        kind = "balanced_accuracy" if is_balanced else "accuracy"
         columns = {
-            f"test_{kind}_percent": teacher.test_accuracy,
+            f"test_{teacher.metric}_percent": teacher.test_accuracy,
             "validation_accuracy_percent": teacher.validation_accuracy,
         }
         if LEADERBOARD_VIEW.heading("validation_accuracy_percent") not in view:
@@ -144,10 +142,8 @@ def _fit_to_terminal(view: Mapping[str, Sequence[str]]) -> str:
     if "settings" not in view:
         return render_columns(view, width=_line_width())
     rows = zip(view["method"], view["model"], view["settings"], strict=True)
-    settings = [
-        printable(f"{method} on {model}: {values}") for method, model, values in rows if values
-    ]
-    lines = [_wrap_line(line, "    ") for line in settings]
+    settings = (f"{method} on {model}: {values}" for method, model, values in rows if values)
+    lines = [_wrap_line(printable(line), "    ") for line in settings]
     without_settings = {heading: view[heading] for heading in view if heading != "settings"}
     return "\n".join([render_columns(without_settings, width=_line_width()), "", *lines])
 

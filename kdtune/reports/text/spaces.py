@@ -52,11 +52,7 @@ def _describe_range(distribution: ranges.BaseDistribution) -> str:
 
 
 def sweep_spaces_text(path: Path) -> str:
-    """Return the spaces of a sweep, and what its strengths are as weights in each cell.
-
-    Args:
-        path: folder of the sweep.
-    """
+    """Return the spaces of a sweep's folder, and its strengths as weights in each cell."""
     folder = SweepSnapshot(path)
     spaces = folder.load_opening_events()[-1].spaces
     texts = []

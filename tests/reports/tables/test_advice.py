@@ -8,19 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm, t
 
-from kdtune.reports.tables.advice import (
-    limited_by,
-    more_seeds_needed,
-    needed_test_images,
-    needed_trials,
-    next_step_columns,
-)
+from kdtune.reports.tables.advice import find_needed_numbers, limited_by, next_step_columns
 from kdtune.reports.tables.statistics import Estimate
 
 
 def make_estimate(mean=0.0, seeds=5, of_seeds=0.0, images=0.0, search=0.0, residual=0.0, pseudo=0):
     """Return an estimate from 1,000 images; without variance of seeds its df is infinite."""
     return Estimate(mean, seeds, 1000, 4, 1, of_seeds, images, search, residual, pseudo)
+
+
+def needed(step, found, target, images=1000, trials=0):
+    return find_needed_numbers(found, images, trials, target)[step]
 
 
 def need(v_seeds, residual, others, seeds):
@@ -43,43 +41,43 @@ def test_seeds_are_those_that_a_direct_search_finds(seeds, of_seeds, images, sea
         for n in range(seeds + 1, 21)
         if need(of_seeds * seeds / n, rest * seeds / n, images + search, n) <= target
     ]
-    assert more_seeds_needed(found, target) == (enough[0] if enough else None)
+    assert needed("seeds", found, target) == (enough[0] if enough else None)
 
 
 def test_seeds_by_hand():
     # Of 5 + 7 seeds: (2.201 + 0.842) · √(0.06 · 5 / 12) = 0.481; of 5 + 6: 0.507.
-    assert more_seeds_needed(make_estimate(of_seeds=0.06), 0.5) == 7
+    assert needed("seeds", make_estimate(of_seeds=0.06), 0.5) == 7
     # The last planned look has 20 seeds.
-    assert more_seeds_needed(make_estimate(seeds=19, of_seeds=0.03), 0.5) == 1
-    assert more_seeds_needed(make_estimate(seeds=20, of_seeds=0.04), 0.1) is None
+    assert needed("seeds", make_estimate(seeds=19, of_seeds=0.03), 0.5) == 1
+    assert needed("seeds", make_estimate(seeds=20, of_seeds=0.04), 0.1) is None
 
 
 def test_images_by_hand():
     found = make_estimate(images=0.3)
     # 2.8016² · 0.3 ≤ 0.5² from 9.42 times the images on: 1,000, 1,300, 1,700, 2,200, 2,800, ...
-    assert needed_test_images(found, 1000, 0.5) == 11_000
+    assert needed("images", found, 0.5) == 11_000
     # What is no residual, or search luck, stays.
-    assert needed_test_images(make_estimate(of_seeds=0.3), 1000, 0.5) is None
+    assert needed("images", make_estimate(of_seeds=0.3), 0.5) is None
     residual = make_estimate(of_seeds=0.3, residual=0.3)
-    assert needed_test_images(residual, 1000, 0.5) == 11_000
-    assert needed_test_images(make_estimate(search=0.3), 1000, 0.5) is None
+    assert needed("images", residual, 0.5) == 11_000
+    assert needed("images", make_estimate(search=0.3), 0.5) is None
 
 
 def test_pseudo_images_vanish_with_the_square_of_the_images():
     nothing = make_estimate(images=3 * (100 / 15) ** 2, pseudo=3 * (100 / 15) ** 2)
     nothing = replace(nothing, images=12)
     # 2.8016 · √3 · 100 / (n + 3) ≤ 0.5 from 968 images on.
-    assert 968 <= needed_test_images(nothing, 12, 0.5) <= 968 * 1.3
+    assert 968 <= needed("images", nothing, 0.5, images=12) <= 968 * 1.3
     assert nothing.with_more_images(10).variance == pytest.approx(3 * (100 / 123) ** 2)
 
 
 def test_trials_by_hand():
     found = make_estimate(images=0.02, search=0.05)
     # 0.02 + 0.05 · (B / B')² ≤ (0.5 / 2.8016)² = 0.03185 from B' = 2.054 · B on.
-    assert needed_trials(found, 40, 0.5) == 99  # after 50, 63 and 79
-    assert needed_trials(found, 0, 0.5) is None
-    assert needed_trials(make_estimate(images=0.02), 40, 0.5) is None
-    assert needed_trials(make_estimate(images=0.04, search=0.05), 40, 0.5) is None
+    assert needed("trials", found, 0.5, trials=40) == 99  # after 50, 63 and 79
+    assert needed("trials", found, 0.5, trials=0) is None
+    assert needed("trials", make_estimate(images=0.02), 0.5, trials=40) is None
+    assert needed("trials", make_estimate(images=0.04, search=0.05), 0.5, trials=40) is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
 from kdtune.log.events import Completed, SweepResumed
 from kdtune.log.folder import SweepFolder
-from kdtune.reports.page.sections.plan import plan_section
+from kdtune.reports.page.sections.search import plan_section
 from kdtune.reports.tables.plan import plan_vs_actual, read_plan
 from kdtune.reports.text.plan import plan_text
 

@@ -38,7 +38,7 @@ def boards_of(tables):
 
 
 def shown(tables, form="table"):
-    notes = result_notes(tables.leaderboard, tables.runs)
+    notes = result_notes(tables)
     return render_leaderboards(boards_of(tables), form, notes, answer_sentences(tables, "s"))
 
 
@@ -61,7 +61,7 @@ def test_a_search_is_no_result():
     assert SEARCH_CAVEAT.startswith("Best single runs, not yet a comparison")
     assert "`kdtune confirm`" in SEARCH_CAVEAT
     assert text.startswith("Not confirmed: AT on A leads by search score (75.00 %), which is ")
-    assert result_notes(build_sweep_tables([]).leaderboard, pd.DataFrame()) == []
+    assert result_notes(build_sweep_tables([])) == []
 
 
 def test_a_confirmed_sweep():

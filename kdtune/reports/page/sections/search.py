@@ -4,15 +4,17 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from kdtune.log.events import ENDED_STATES
+from kdtune.log.events import ENDED_STATES, Completed
+from kdtune.log.folder import SweepFolder
 from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock
 from kdtune.reports.page.figures import plot_search_curves
-from kdtune.reports.page.sections.plan import plan_section
-from kdtune.reports.tables.columns import LEADERBOARD_VIEW, SEARCH_CURVE
+from kdtune.reports.tables.columns import LEADERBOARD_VIEW, PLAN, SEARCH_CURVE
 from kdtune.reports.tables.figure_data import search_curve_steps
 from kdtune.reports.tables.notes import NO_TRIAL_NOTE, unequal_search_notes
+from kdtune.reports.tables.plan import is_changed_since_plan, plan_vs_actual, read_plan
 from kdtune.reports.tables.sentences import display_name
+from kdtune.units import format_duration
 
 COLUMNS = (
     "model", "method", "trials_started", *(f"trials_{state}" for state in ENDED_STATES),
@@ -89,3 +91,25 @@ def _caption(leaderboard: pd.DataFrame, has_expected: bool) -> str:
             text += f" The best trial of a search {change} when it is retrained"
             text += "." if gap > 0 else ", so the search was not too optimistic."
     return text + " Dotted: the expected best of fewer trials." * has_expected
+
+
+def plan_section(folder: SweepFolder) -> Iterator[Block]:
+    """Yield a table of the plan and what the sweep took, if there is a plan."""
+    if (plan := read_plan(folder)) is None:
+        return
+    events = folder.load_events()
+    table = plan_vs_actual(plan, events)
+    columns = {
+        column: [
+            format_duration(value) if quantity.endswith("seconds") else f"{value:,.0f}"
+            for quantity, value in zip(table["what"], table[column], strict=True)
+        ]
+        for column in ("planned", "actual")
+    }
+    caption = f"The plan, and what the sweep took with {plan['slots']} slots."
+    caption += "" if isinstance(events[-1], Completed) else " The sweep is not complete."
+    caption += " The sweep was changed after the plan." if is_changed_since_plan(events) else ""
+    quantities = [str(quantity).removesuffix(" seconds") for quantity in table["what"]]
+    ratios = PLAN.to_texts(table, "actual_over_planned")
+    yield TableBlock(caption, {"": quantities, **columns, **ratios})
+    yield from map(Paragraph, plan["notes"][1:2])
