@@ -10,7 +10,7 @@ from PIL import Image
 from small_runs import write_digits
 
 from kdtune.data.decoded import DecodedDataset, drop_unreadable
-from kdtune.data.decoding import decode_images
+from kdtune.data.decoding import decode_images, measure_bit_depth
 from kdtune.data.folders import find_images
 from kdtune.data.splits import Split
 from kdtune.errors import BadImagesError, UserError
@@ -89,8 +89,9 @@ def test_one_pixel_is_an_image(tmp_path):
 
 
 def test_a_hundred_million_pixels_are_an_image(tmp_path):
-    Image.new("L", (10_000, 10_000), 7).save(tmp_path / "a.png")
-    assert (read(tmp_path / "a.png") == 7).all()
+    path = tmp_path / "a.png"
+    Image.new("L", (10_000, 10_000), 7).save(path, compress_level=1)
+    assert (read(path) == 7).all() and measure_bit_depth(Split([path], [0])) == 16
 
 
 def test_a_decompression_bomb_is_refused(tmp_path):
