@@ -189,11 +189,6 @@ def test_networks_of_all_families_learn_from_one_another(name, student, teacher)
     assert all(p.grad is not None for p in method.parameters())
 
 
-def test_an_unknown_method_is_refused_with_the_nearest_name():
-    with pytest.raises(UserError, match="no method 'fitnet'; did you mean 'fitnets'?"):
-        build("fitnet")
-
-
 class TestKD:
     def test_by_hand(self):
         # T = 2: softmax(teacher/2) = (3/4, 1/4), softmax(student/2) = (1/2, 1/2)

@@ -17,7 +17,6 @@ from kdtune.methods.student import StudentOnly
 from kdtune.models.on_device import DeviceModel, pick_device, pick_precision
 from kdtune.training.epoch import evaluate, evaluate_epoch
 from kdtune.training.loop import build_student, fit
-from kdtune.training.optimizer import learning_rate
 from kdtune.training.teacher import load_teacher
 
 
@@ -256,11 +255,6 @@ def test_an_empty_loader_is_refused(folder):
     config = small_config(folder, method="student")
     with pytest.raises(UserError, match="There are no images"):
         next(fit(config, [], [], num_classes=2))
-
-
-def test_learning_rate_by_hand(folder):
-    config = small_config(folder, lr=1.0, gamma=0.5, step_size=2)
-    assert [learning_rate(config, e) for e in range(1, 6)] == [1, 1, 0.5, 0.5, 0.25]
 
 
 def first_logits(batches):

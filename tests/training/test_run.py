@@ -472,20 +472,6 @@ class TestLoadersOfOnesOwn:
             train_at(config, loader_of(classes=11), loader_of())
 
 
-def test_the_returned_config_runs_again(folder, teacher_file):
-    first = train_at(
-        {
-            "data_dir": str(folder),
-            "image_size": IMAGE_SIZE,
-            "epochs": 1,
-            "teacher_model": str(teacher_file),
-        }
-    )
-    again = train_at(first["config"])
-    assert again["config"] == first["config"]
-    assert without_times(again["training_history"]) == without_times(first["training_history"])
-
-
 def test_a_teacher_keeps_its_best_weights_in_one_file(folder, tmp_path):
     out = tmp_path / "teacher.pth"
     config = small_config(folder, method="student", epochs=3)

@@ -21,29 +21,8 @@ SIDES |= {b: a for a, b in SIDES.items()}
 
 SIGNED = {"low_points": "high_points", "high_points": "low_points"}
 SIGNED |= {"difference_points": "difference_points"}
-UNSIGNED = [
-    "models",
-    "seeds",
-    "test_images",
-    "half_width_points",
-    "half_width_without_search_points",
-    "p_value",
-    "p_value_holm",
-    "df",
-    "se_seeds_points",
-    "se_images_points",
-    "se_search_points",
-    "seed_correlation",
-    "limited_by",
-    "next_step",
-    "next_step_settles",
-    "more_seeds",
-    "trials_needed",
-    "test_images_needed",
-    "look",
-    "looks",
-    "level",
-]
+NAMED = {"method_a", "method_b", "model", "verdict", "seeds_won_a", "sentence"}
+UNSIGNED = [name for name in COMPARISON.names if name not in SIGNED.keys() | NAMED]
 
 
 def confirmed(*right, luck=0.0, diverged=0, seeds=None):
