@@ -31,6 +31,9 @@ from kdtune.log.folder import SweepFolder
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
+NUM_NODES = 3
+"""Each has a CPU and a logical GPU."""
+
 Spans = list[tuple[float, float]]
 """Begin and end, in seconds since 1970."""
 
@@ -81,20 +84,19 @@ def main() -> None:
     """Run the sweep, kill and add, and say how full the slots were."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("occupancy.png"))
-    parser.add_argument("--gpus", type=int, default=1, help="of each of three nodes")
     parser.add_argument("--trials", type=int, default=18)
     parser.add_argument("--epochs", type=int, default=20)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kdtune-") as work_folder:
         sweep_folder, node_events = run_sweep(
-            Path(work_folder), arguments.gpus, arguments.trials, arguments.epochs
+            Path(work_folder), arguments.trials, arguments.epochs
         )
         events = sweep_folder.load_events()
     spans = slot_spans(events)
     times = np.arange(min(spans)[0], max(end for _, end in spans), 0.05)
-    slots = np.full(len(times), 3 * arguments.gpus)
+    slots = np.full(len(times), NUM_NODES)
     for moment, label in node_events:
-        slots[times >= moment] += arguments.gpus * (1 if "joins" in label else -1)
+        slots[times >= moment] += 1 if "joins" in label else -1
     counts = {
         "slots": slots,
         "held": count_active(spans, times),
@@ -118,14 +120,14 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def run_sweep(work_folder: Path, gpus: int, trials: int, epochs: int) -> tuple[SweepFolder, Any]:
+def run_sweep(work_folder: Path, trials: int, epochs: int) -> tuple[SweepFolder, Any]:
     """Run the sweep; gives it, and when a node was killed and when one was added."""
     cluster = Cluster()
     cluster.add_node(num_cpus=0, wait=False)
-    node_resources = {"num_cpus": gpus, "num_gpus": gpus, "wait": False}
+    node_resources = {"num_cpus": 1, "num_gpus": 1, "wait": False}
     nodes = [
         cluster.add_node(**node_resources, env_vars=_cache_environment(work_folder, n))
-        for n in range(3)
+        for n in range(NUM_NODES)
     ]
     cluster.wait_for_nodes()
     flags = "sweep --name x --data digits --methods student --models MultiBranchNet"
@@ -141,7 +143,7 @@ def run_sweep(work_folder: Path, gpus: int, trials: int, epochs: int) -> tuple[S
             cluster.remove_node(nodes[0], allow_graceful=False)
             node_events.append((time.time(), "a node dies"))
             _wait_for_ended(driver, sweep_folder, trials / 2)
-            cluster.add_node(**node_resources, env_vars=_cache_environment(work_folder, 3))
+            cluster.add_node(**node_resources, env_vars=_cache_environment(work_folder, NUM_NODES))
             node_events.append((time.time(), "one joins"))
         if driver.returncode:
             sys.exit("The sweep failed.")

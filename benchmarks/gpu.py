@@ -44,6 +44,9 @@ CASES = ((32, 64), (32, 256), (128, 64), (128, 256))
 
 CPU_CASES = ((32, 8),)
 
+MEASURE_SECONDS = 1.0
+"""Of each eager step and graph."""
+
 NUM_CLASSES = 10
 Batch = tuple[Tensor, Tensor, dict[str, Tensor]]
 
@@ -96,7 +99,7 @@ def make_step(
 
 
 def measure_rate(
-    run: Callable[[], object], images: int, seconds: float, device: torch.device, least: int = 3
+    run: Callable[[], object], images: int, device: torch.device, least: int = 3
 ) -> tuple[float, float]:
     """Return images per second, and the milliseconds for which a call keeps the host."""
 
@@ -108,7 +111,7 @@ def measure_rate(
         run()
     synchronize()
     count, started_at, host_seconds = 0, time.perf_counter(), 0.0
-    while count < least or time.perf_counter() - started_at < seconds:
+    while count < least or time.perf_counter() - started_at < MEASURE_SECONDS:
         before = time.perf_counter()
         run()
         host_seconds += time.perf_counter() - before
@@ -120,9 +123,7 @@ def measure_rate(
     return rate, 1e3 * host_seconds / count
 
 
-def measure_case(
-    config: TrainConfig, device: torch.device, num_images: int, seconds: float
-) -> dict[str, float]:
+def measure_case(config: TrainConfig, device: torch.device, num_images: int) -> dict[str, float]:
     """Return images per second of each way, and the host's milliseconds of an eager step."""
     teacher = build_teacher(config.image_size)
     images, labels, targets = make_data(config, teacher, config.batch_size)
@@ -132,7 +133,7 @@ def measure_case(
         step = make_step(config, teacher, device, memory_format)
         step.start_epoch()
         run = lambda step=step: step(*batch)  # noqa: E731
-        rate = measure_rate(run, config.batch_size, seconds, device)
+        rate = measure_rate(run, config.batch_size, device)
         row[f"eager {name}"], row[f"host ms {name}"] = rate
         if device.type == "cuda":
             recorder = CudaGraphRecorder(device)
@@ -141,7 +142,7 @@ def measure_case(
                     step(*batch)
                 replay, _ = recorder.record(run)
                 row[f"graph {name}"], _ = measure_rate(
-                    replay, config.batch_size, seconds, device, least=200
+                    replay, config.batch_size, device, least=200
                 )
     row["ours"], row["ours host ms"] = measure_ours(config, device, num_images)
     return row
@@ -226,7 +227,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda", help="cpu shows that the program runs")
     parser.add_argument("--images", type=int, default=50_000, help="in an epoch")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each eager step and graph")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = torch.device("cuda:0" if arguments.device == "cuda" else arguments.device)
@@ -244,7 +244,7 @@ def main() -> None:
     for student in STUDENTS:
         for size, batch_size in cases:
             config = make_config(device, student, size, batch_size)
-            row = measure_case(config, device, arguments.images, arguments.seconds)
+            row = measure_case(config, device, arguments.images)
             rows.append(row)
             best = max(value for key, value in row.items() if key.startswith(limit))
             ratios.append(row["ours"] / best)

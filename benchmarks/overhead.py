@@ -20,7 +20,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -106,7 +105,6 @@ class OverheadMeter:
             "late_ms": milliseconds(count),
             "early_mb": self.samples[min(50, count) - 1][1] / 1e6,
             "late_mb": self.samples[-1][1] / 1e6,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         }
 
 

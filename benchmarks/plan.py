@@ -87,7 +87,6 @@ def main() -> None:
     """Plan and run all of `SWEEPS`, and print a table and a JSON line."""
     parser = argparse.ArgumentParser(description="See the top of this file.")
     parser.add_argument("--data", type=Path, help="an ImageFolder; its first images are used")
-    parser.add_argument("--only", nargs="*", type=int, help="numbers of sweeps, from 1")
     arguments = parser.parse_args()
     data = arguments.data.resolve() if arguments.data else None
     results = {}
@@ -100,8 +99,6 @@ def main() -> None:
         source = data or write_jpegs(Path("digits"), 1000)
         link_images(Path("jpegs"), source, 80)
         for number, (name, (teacher, flags)) in enumerate(SWEEPS.items(), start=1):
-            if arguments.only and number not in arguments.only:
-                continue
             results[name] = result = measure_plan_error(number, teacher, flags)
             for figure, (planned, actual) in result["rows"].items():
                 ratio = actual / planned

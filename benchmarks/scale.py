@@ -8,7 +8,6 @@ once. So the driver is always busy, and the time between two results is what it 
 included is what Ray adds for each process that it waits for.
 """
 
-import argparse
 import json
 import random
 import tempfile
@@ -36,7 +35,8 @@ from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.trials.results import EpochReported, ProcessStarted, to_ray
 from kdtune.tuning.trials.trial_process import TrialProcess
 
-EPOCHS = 6
+SLOTS = (10, 100, 1000)
+TRIALS_PER_SLOT, EPOCHS = 2, 6
 
 
 class InstantActorManager:
@@ -152,16 +152,17 @@ class CallTimer:
         return timed_call
 
 
-def measure_driver_load(num_slots: int, num_trials: int, folder: Path) -> dict[str, Any]:
-    """Run a sweep of so many trials in so many slots; milliseconds of the driver.
+def measure_driver_load(num_slots: int, folder: Path) -> dict[str, Any]:
+    """Run a sweep in so many slots; milliseconds of the driver.
 
     Returns:
         ``epoch_ms``, between two epochs while all slots are at work and none ends; ``trial_ms``,
         for all else of a trial; ``parts``, milliseconds of named parts for an event of the log.
     """
     tune_controller.RayActorManager = InstantActorManager
+    num_trials = TRIALS_PER_SLOT * num_slots
     policy, timer = make_policy(num_trials, EPOCHS, sampler="random"), CallTimer()
-    driver, opening_event = make_driver(folder / f"{num_slots}-{num_trials}", policy)
+    driver, opening_event = make_driver(folder / str(num_slots), policy)
     for number in range(num_slots):  # as running trials have them
         (driver.folder.checkpoints_folder / f"at-A-{number:03d}").mkdir(parents=True)
     all_folds = [*policy.folds, driver.file_keeper.fold]
@@ -220,16 +221,12 @@ def _fold_name(fold: Any) -> str:
 
 def main() -> None:
     """Measure 10, 100 and 1,000 slots, and print a table and a JSON line."""
-    parser = argparse.ArgumentParser(description="See the top of this file.")
-    parser.add_argument("--slots", nargs="*", type=int, default=[10, 100, 1000])
-    parser.add_argument("--times", type=int, default=2, help="trials for each slot")
-    arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     ray.init(
         "local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error"
     )
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        rows = [measure_driver_load(n, arguments.times * n, Path(folder)) for n in arguments.slots]
+        rows = [measure_driver_load(slots, Path(folder)) for slots in SLOTS]
     ray.shutdown()
     print("| slots | trials | ms for an epoch | ms for a trial |\n|---|---|---|---|")
     for row in rows:

@@ -48,18 +48,17 @@ from report import (
     summarize_figures,
     summarize_ratios,
 )
-from simulate import BUDGETS, SHORT_BUDGETS, Simulation, load_problems, search_file
+from simulate import BUDGETS, CURVES, SHORT_BUDGETS, Simulation, load_problems, search_file
 from strategies import IDEAS, STRATEGIES
 from surrogate import load_usual_runs
 
 from kdtune.log.events import Cell
 from kdtune.tuning.planning.recorded_curves import load_recorded_runs
 
-HERE = Path(__file__).parent
-CURVES = HERE / "curves" / "fashion-mnist.jsonl"
-BASELINE = HERE / "baselines" / "search-before.json"
+BASELINE = Path(__file__).parent / "baselines" / "search-before.json"
 FOREIGN_SUFFIX = ".gz"
 FOREIGN_BUDGETS = (12, 20, 40)
+FOREIGN_SEEDS = 20
 
 SLOW_LEARNER_NUMBER = 10
 """The trial of a search whose place a slow learner takes, from 1."""
@@ -189,10 +188,9 @@ def compare_foreign(comparison: Comparison, arguments: argparse.Namespace) -> di
         arguments: of the command line.
     """
     names = [name for name in arguments.strategies if name in FOREIGN_STRATEGIES]
-    seeds = arguments.foreign_seeds
-    regrets = compare(comparison, names, seeds)
+    regrets = compare(comparison, names, FOREIGN_SEEDS)
     if arguments.ablation_seeds:
-        compare_ideas(comparison, min(seeds, arguments.ablation_seeds))
+        compare_ideas(comparison, min(FOREIGN_SEEDS, arguments.ablation_seeds))
     summary: dict[str, Any] = {"foreign_over_stock": None, "foreign": summarize_figures(regrets)}
     if {OURS, STOCK} <= regrets.keys():
         [ours], [stock] = (regrets[name].values() for name in (OURS, STOCK))
@@ -224,7 +222,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--strategies", nargs="*", default=[OURS, STOCK], choices=STRATEGIES)
     parser.add_argument("--ablations", action="store_true", help="also compare kdtune's variants")
     parser.add_argument("--ablation-seeds", type=int, default=24, help="of each variant")
-    parser.add_argument("--foreign-seeds", type=int, default=20)
     parser.add_argument("--trees", action="store_true", help="trees as the surrogate")
     parser.add_argument("--record-baseline", type=Path, metavar="FILE")
     arguments = parser.parse_args()

@@ -33,6 +33,7 @@ from kdtune.log.events import Cell
 from kdtune.runtime.seeds import derive_seed
 from kdtune.tuning.search.space import SearchSpace
 
+CURVES = Path(__file__).parent / "curves" / "fashion-mnist.jsonl"
 NUM_WORKERS = 4
 BUDGETS = (6, 9, 12, 16, 20, 24, 32, 40)
 """Budgets of a cell, in whole trials, after which regrets are looked at."""
@@ -116,10 +117,6 @@ class Simulation:
         else:
             self._start_trial(now)
         return trial
-
-    def is_running(self, trial: SimulatedTrial) -> bool:
-        """Return True if a worker has the trial."""
-        return any(trial is running for _, _, running in self._arrivals)
 
     def _start_trial(self, now: float) -> None:
         trial = self.strategy.suggest()

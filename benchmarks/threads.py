@@ -32,12 +32,12 @@ import yaml
 SPIN = {"GOMP_SPINCOUNT": "300000"}  # GNU's default
 
 
-def train(model: str, image_size: int, epochs: int, threads: int, spin: bool) -> float:
+def train(model: str, epochs: int, threads: int, spin: bool) -> float:
     """Return the median seconds of an epoch of a run in another process."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             "method": "student", "model": model, "data_dir": "digits", "train_images": 40,
-            "validation_images": 20, "test_images": 20, "image_size": image_size,
+            "validation_images": 20, "test_images": 20, "image_size": 64,
             "epochs": epochs + 1, "experiment_name": "x",
         }  # fmt: skip
         file = Path(folder) / "run.yaml"
@@ -87,7 +87,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--models", default="MultiBranchNet,ResNet18")
-    parser.add_argument("--image-size", type=int, default=64)
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     ways = {"one": (1, False), "all": (cores, False), "spin": (cores, True)}
@@ -102,7 +101,7 @@ def main() -> None:
             order.shuffle(turns)
             for where, way in turns:
                 with busy_loops(cores if where == "beside" else 0):
-                    run = train(model, arguments.image_size, arguments.epochs, *ways[way])
+                    run = train(model, arguments.epochs, *ways[way])
                 seconds[where, way].append(run)
         for where in ("alone", "beside"):
             medians = {way: round(median(seconds[where, way]), 3) for way in ways}

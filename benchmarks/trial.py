@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -51,7 +52,8 @@ from kdtune.training.optimizer import build_optimizer
 from kdtune.training.teacher_targets import TeacherTargets
 
 WAYS = ("bare", "limit", "ours", "live", "stock")
-WORKERS = 2
+TEACHERS, STUDENTS = ("ResNet50", "ResNet18"), ("MultiBranchNet", "ResNet18")
+NUM_IMAGES, IMAGE_SIZE, ROUNDS, WORKERS = 640, 64, 3, 2
 Epochs = Iterator[object]
 """Each `next` trains one epoch."""
 
@@ -243,36 +245,24 @@ def main() -> None:
     """Print a row for every teacher, student and method, and all of it as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="an ImageFolder with train/, e.g. CIFAR-10 as JPEG")
-    parser.add_argument("--images", type=int, default=640)
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--teachers", default="ResNet50,ResNet18")
-    parser.add_argument("--models", default="MultiBranchNet,ResNet18")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     order = random.Random(0)
     rows = []
     with tempfile.TemporaryDirectory() as work_folder:
-        data_dir = arguments.data or str(
-            write_jpegs(Path(work_folder) / "digits", arguments.images)
-        )
-        data = select_images(data_dir, arguments.images)
+        data_dir = arguments.data or str(write_jpegs(Path(work_folder) / "digits", NUM_IMAGES))
+        data = select_images(data_dir, NUM_IMAGES)
         cache = ArrayCache(Path(work_folder) / "cache")
-        pairs = [
-            (teacher, model, method)
-            for teacher in arguments.teachers.split(",")
-            for model in arguments.models.split(",")
-            for method in ("at", "fitnets")
-        ]
+        pairs = list(product(TEACHERS, STUDENTS, ("at", "fitnets")))
         order.shuffle(pairs)
         print(f"{'teacher':<9} {'model':<15} {'method':<8}", *(f"{w:>6}" for w in WAYS),
               " limit/bare ours/limit live/ours stock/ours", flush=True)  # fmt: skip
         for name, model, method in pairs:
-            teacher = build_teacher(name, data, arguments.image_size)
+            teacher = build_teacher(name, data, IMAGE_SIZE)
             settings = {
-                "method": method, "model": model, "image_size": arguments.image_size,
-                "batch_size": 64, "epochs": arguments.rounds + 1, "alpha": 0.5, "beta": 1.0,
+                "method": method, "model": model, "image_size": IMAGE_SIZE,
+                "batch_size": 64, "epochs": ROUNDS + 1, "alpha": 0.5, "beta": 1.0,
                 "lr": 0.001,
             }  # fmt: skip
             config = TrainConfig.parse(settings)
@@ -283,7 +273,7 @@ def main() -> None:
                 "live": train_with_live_teacher(config, data, teacher),
                 "stock": train_as_tutorial(config, data, teacher, data_dir),
             }
-            seconds = time_epochs(ways, arguments.rounds, order)
+            seconds = time_epochs(ways, ROUNDS, order)
             row = {
                 "teacher": name,
                 "model": model,
@@ -303,7 +293,7 @@ def main() -> None:
     headline_rows = [
         r for r in rows if (r["teacher"], r["model"]) == ("ResNet50", "MultiBranchNet")
     ]
-    run_info = {**vars(arguments), "machine": platform.processor() or platform.machine()}
+    run_info = {"data": arguments.data, "machine": platform.processor() or platform.machine()}
     print(json.dumps({
         "benchmark": "trial", **run_info,
         "ours_over_limit": max(r["ours_over_limit"] for r in rows),

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import pandas as pd
 from search import silence_libraries
-from simulate import load_problems
+from simulate import CURVES, load_problems
 from verdict_looks import measure_looks
 from verdict_luck import print_luck
 from verdict_rates import (
@@ -47,7 +47,7 @@ from verdict_rates import (
     rate_with_error,
 )
 from verdict_recorded import compare_recorded_runs, print_designs
-from verdict_searches import BUDGETS, CURVES, keep_searches
+from verdict_searches import BUDGETS, keep_searches
 from verdict_sweeps import measure_rounds, measure_ship_sets
 
 from kdtune.tuning.scheduling.until_decided import MIN_CHANCE

@@ -3,28 +3,15 @@
 The truth of a cell is the standard deviation, over searches, of the noise-free accuracy of what a
 confirmation of `NUM_SEEDS` seeds chooses. Luck enters intervals as its square, so its root mean
 square over the searches is compared. *Plain* is luck by the scores of the settings alone.
-
-    python benchmarks/verdict_luck.py results/NAME...
-
-prints the luck of the cells of sweeps, by models that are fitted anew to their logs.
 """
 
 import math
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from search import silence_libraries
 from verdict_confirmations import choose_candidate
 from verdict_searches import FinishedSearch
-
-from kdtune.log.folder import SweepFolder
-from kdtune.log.settings_scores import SettingsScores
-from kdtune.reports.tables.statistics import bootstrap_best_sd
-from kdtune.tuning.driver.sweep_spaces import prepare_spaces
-from kdtune.tuning.search.studies import CellStudies
 
 NUM_SEEDS = 5
 NUM_CHOICES = 40
@@ -121,37 +108,3 @@ def print_luck(title: str, summary: pd.DataFrame) -> None:
             f"| {row.luck_over_truth:.2f} ± {row.error:.2f} | {row.left_to_gain:.2f} "
             f"| {100 * row.within:.0f} |"
         )
-
-
-def luck_of_sweep(path: Path) -> pd.DataFrame:
-    """Return a row per cell of a sweep with a model: luck, and what is left to gain, in points.
-
-    Args:
-        path: folder of the sweep.
-    """
-    folder = SweepFolder(path)
-    config, events = folder.load_config(), folder.load_events()
-    studies = CellStudies(config, prepare_spaces(config, (), folder.load_opening_events()[0]))
-    scores = SettingsScores(events)
-    for event in events:
-        studies.fold(event)
-    rows = []
-    for cell in config.cells():
-        if model := studies.model_cell(cell):
-            rows.append(
-                {
-                    "cell": "-".join(cell),
-                    "settings": len(scores.scores(cell)),
-                    "plain_luck": 100 * bootstrap_best_sd(list(scores.scores(cell).values())),
-                    "luck": 100 * model.search_luck,
-                    "left_to_gain": 100 * model.left_to_gain,
-                    "noise_sd": 100 * model.noise_sd,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-if __name__ == "__main__":
-    silence_libraries()
-    for argument in sys.argv[1:]:
-        print(f"{argument}\n{luck_of_sweep(Path(argument)).to_string(index=False)}")

@@ -20,13 +20,12 @@ import numpy as np
 from foreign import CELL as FOREIGN_CELL
 from foreign import STRATEGIES as FOREIGN_STRATEGIES
 from foreign import renew_problem
-from simulate import NUM_CANDIDATES, Problem, Simulation, load_problems
+from simulate import CURVES, NUM_CANDIDATES, Problem, Simulation, load_problems
 from strategies import STRATEGIES, KdtuneStrategy
 
 from kdtune.log.events import Cell
 from kdtune.reports.tables.statistics import bootstrap_best_sd
 
-CURVES = Path(__file__).parent / "curves" / "fashion-mnist.jsonl"
 BUDGETS = (12, 24, 40)
 TWIN = "ResNet18"
 """The second student of ``twins``."""

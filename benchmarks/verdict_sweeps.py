@@ -24,10 +24,10 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from simulate import load_problems
+from simulate import CURVES, load_problems
 from verdict_confirmations import ConfirmedCell, TestImages
 from verdict_rates import IMAGES, SEEDS, Row, SearchPool, collect_rows, rate_with_error
-from verdict_searches import BEST_ACCURACY_PERCENT, BUDGETS, CURVES, FinishedSearch
+from verdict_searches import BEST_ACCURACY_PERCENT, BUDGETS, FinishedSearch
 
 from kdtune.config.sweep import MIN_DIFFERENCE
 from kdtune.log.events import Cell

@@ -12,7 +12,7 @@ from kdtune.storage.array_cache import CACHE_FOLDER_VARIABLE
 from kdtune.training.train_teacher import train_teacher
 
 # A busy machine would make tests fail by the time of an example.
-settings.register_profile("kdtune", deadline=None)
+settings.register_profile("kdtune", deadline=None, max_examples=50)
 settings.load_profile("kdtune")
 
 

@@ -7,20 +7,10 @@ from sklearn.datasets import load_digits
 
 from kdtune.config.train import TrainConfig
 from kdtune.data.decoded import DecodedDataset
-from kdtune.methods import METHODS
-from kdtune.models import MODELS
 from kdtune.training.epoch_data import EpochData, open_epoch_data
 
 IMAGE_SIZE = 8
 """Image size of the small runs, in pixels: the digits' own."""
-
-METHODS_AND_MODELS = [
-    (method, model)
-    for method in METHODS
-    for model in MODELS
-    if model == "MultiBranchNet" or method in ("at", "fitnets")
-]
-"""Every method on the smallest student; a method without and one with layers on all students."""
 
 
 def make_epoch_data(config, data) -> EpochData:

@@ -10,6 +10,7 @@ from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.log.event_log import EventLog
 from kdtune.log.events import SweepStarted
+from kdtune.log.folder import SweepFolder
 from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
@@ -33,6 +34,11 @@ SWEEP_OPENING = SweepStarted(
     config=sweep_config().model_dump(mode="json"), spaces={}, **OPENING_FIELDS
 )
 """The event that opens a sweep."""
+
+
+def events_of(folder, event_type):
+    """Return the events of a type in the log of a folder."""
+    return [e for e in SweepFolder(folder).load_events() if isinstance(e, event_type)]
 
 
 class SweepHarness:

@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 
 import click
-import pytest
 
 import kdtune
 
@@ -39,9 +38,14 @@ def docstrings(file):
             yield getattr(node, "lineno", 1), text
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_no_docstring_begins_with_a_riddle(file):
-    assert not [(line, text) for line, text in docstrings(file) if RIDDLES.match(text)]
+def test_no_docstring_begins_with_a_riddle():
+    riddles = [
+        f"{file.relative_to(ROOT)}:{line}: {text}"
+        for file in FILES
+        for line, text in docstrings(file)
+        if RIDDLES.match(text)
+    ]
+    assert not riddles
 
 
 def public_functions(module):
@@ -76,8 +80,11 @@ def undescribed_parameters(function, docstring):
     return missing if len(names) > 1 else []
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_public_functions_describe_their_parameters(module):
-    functions = public_functions(importlib.import_module(module))
-    undescribed = {name: undescribed_parameters(f, docstring) for name, f, docstring in functions}
-    assert not {name: missing for name, missing in undescribed.items() if missing}
+def test_public_functions_describe_their_parameters():
+    undescribed = {
+        f"{module}.{name}": missing
+        for module in MODULES
+        for name, function, docstring in public_functions(importlib.import_module(module))
+        if (missing := undescribed_parameters(function, docstring))
+    }
+    assert not undescribed

@@ -31,7 +31,6 @@ from kdtune.log.folder import SweepFolder
 from kdtune.methods import METHODS, build_method
 from kdtune.models import MODELS, build_model, probe_stage_shapes
 from kdtune.models.checkpoints import load_model, save_model
-from kdtune.models.feature_maps import with_feature_maps
 from kdtune.plugins import PLUGINS, Plugin, load_plugins
 from kdtune.training.rerun import train_from_file
 from kdtune.training.run import run_training
@@ -454,19 +453,11 @@ def test_a_model_without_its_contract_is_refused(give, folder, forward, sentence
         prepare_sweep(sweep, ())
 
 
-@pytest.mark.parametrize(
-    "outputs", ["(logits, features[0], features[0])", "(logits, tuple(features))"]
-)
 def test_a_model_may_return_its_maps_beside_the_logits(
-    give, folder, teacher_file, tmp_path, monkeypatch, outputs
+    give, folder, teacher_file, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    logits = "logits = self.head(features[-1].mean((2, 3)))"
-    give(
-        MODEL.replace(
-            "return self.head(features[-1].mean((2, 3))), features", f"{logits}; return {outputs}"
-        )
-    )
+    give(MODEL.replace(", features\n", ", features[0], features[0]\n"))
     config = small_config(
         folder, model="Small", method="fitnets", teacher_model=str(teacher_file), epochs=1
     )
@@ -543,18 +534,6 @@ def test_pictures_of_a_data_set_like_torchvisions():
 
     images, labels = samples_of(Pairs())
     assert labels == [0, 1, 2] and images[2].tolist() == [[2, 2], [2, 2]]
-
-
-def test_maps_of_a_classifier_are_those_that_its_modules_give():
-    net = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3, 1, 1), torch.nn.Conv2d(4, 5, 3, 2, 1),
-        torch.nn.Conv2d(5, 6, 3, 2, 1),
-        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 2),
-    ).eval()  # fmt: skip
-    images = torch.randn(2, 3, 16, 16)
-    logits, maps = with_feature_maps(net)(images)
-    assert torch.equal(logits, net(images))
-    assert torch.equal(maps[-1], net[:3](images)) and [len(m[0]) for m in maps] == [4, 5, 6]
 
 
 def test_spaces_come_with_their_methods(give):

@@ -117,22 +117,7 @@ def test_a_file_is_no_cache(kdtune, tmp_path, monkeypatch):
     assert code == 2 and not out and "file is not a folder; see KDTUNE_CACHE" in err
 
 
-@pytest.mark.parametrize(
-    ("words", "cache_gb"), [((), None), (("--no-cache",), 0), (("--cache-gb", "3"), 3)]
-)
-def test_flags_of_the_cache(kdtune, monkeypatch, words, cache_gb):
-    given = {}
-
-    def run_sweep(settings, show, plan):
-        given.update(settings)
-        raise UserError("enough")
-
-    monkeypatch.setattr("kdtune.tuning.sweep.run_sweep", run_sweep)
-    assert kdtune("sweep", "--name", "x", "--data", "digits", *words)[0] == 2
-    assert given.get("cache_gb") == cache_gb
-
-
-def test_flags_of_limits_and_layers(kdtune, monkeypatch):
+def test_flags_of_cache_limits_and_layers(kdtune, monkeypatch):
     given = []
 
     def run_sweep(settings, show, plan):
@@ -140,12 +125,13 @@ def test_flags_of_limits_and_layers(kdtune, monkeypatch):
         raise UserError("enough")
 
     monkeypatch.setattr("kdtune.tuning.sweep.run_sweep", run_sweep)
-    limits = ("--max-parameters", "1.5M", "--max-latency", "20", "--teacher-layers", "a,b.c")
-    for words in ((), limits):
-        assert kdtune("sweep", "--name", "x", "--data", "digits", *words)[0] == 2
-    keys = "max_parameters", "max_latency_ms", "teacher_layers"
+    limits = "--max-parameters 1.5M --max-latency 20 --teacher-layers a,b.c --cache-gb 3"
+    for words in ("", "--no-cache", limits):
+        assert kdtune("sweep", "--name", "x", "--data", "digits", *words.split())[0] == 2
+    keys = "max_parameters", "max_latency_ms", "teacher_layers", "cache_gb"
     values = [[getattr(config, key) for key in keys] for config in given]
-    assert values == [[None] * 3, [1_500_000, 20, "a,b.c"]]
+    default = SweepConfig.model_fields["cache_gb"].default
+    assert values == [[None] * 3 + [default], [None] * 3 + [0], [1_500_000, 20, "a,b.c", 3]]
 
 
 @pytest.mark.parametrize(
@@ -194,9 +180,6 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
     [
         (("sweep", "--data", "digits"), "The setting 'name' is missing"),
         (("sweep", "--name", "x", "--data", "digits"), "The method 'at' learns from a teacher"),
-        ((*SWEEP, "--data", "digits", "--methods", "studnet"), "did you mean 'student'?"),
-        ((*SWEEP, "--data", "digits", "--space", "no.py"), "There is no search space no.py"),
-        ((*SWEEP, "--data", "digits", "--setting", "batch_size=-1"), "batch_size cannot be -1"),
         ((*SWEEP, "--data", "digits", "--setting", "lr"), "'lr' is not KEY=VALUE"),
         ((*SWEEP, "--data", "digits", "--setting", "lr=[1"), "'[1' is not a value"),
         (
@@ -213,10 +196,6 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
         ),
         ((*SWEEP, "--data", "digits", "--models", ","), "The setting models cannot be"),
         ((*SWEEP, "--data", "digits", "--trials", "0"), "The setting trials cannot be 0"),
-        (
-            (*SWEEP, "--data", "digits", "--sampler", "tpee"),
-            "no sampler 'tpee'; did you mean 'tpe'",
-        ),
         (
             (*SWEEP, "--data", "digits", "--scheduler", "x"),
             "'x' is not one of 'asha', 'hyperband'",
@@ -246,7 +225,6 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
             "There is no model 'ResNet81'; did you mean 'ResNet18'?",
         ),
         (("sweep", "no.yaml"), "There is no file 'no.yaml'"),
-        (("leaderboard", "nowhere"), "Directory 'nowhere' does not exist"),
         (
             ("leaderboard", ".", "--max-parameters", "many"),
             "'many' is not a number: write it as 1500000, 1.5M or 200k.",
@@ -286,15 +264,6 @@ def test_the_file_of_a_sweep_is_not_that_of_a_run(kdtune, tmp_path):
     assert (code, err) == (
         2, "kdtune: sweep.yaml has the settings of a sweep: kdtune sweep sweep.yaml\n"
     )  # fmt: skip
-
-
-def test_an_unreadable_image_stops_a_sweep_before_it_begins(kdtune, tmp_path):
-    write_digits(tmp_path / "data", 8)
-    for path in (tmp_path / "data" / "digit-3").iterdir():
-        path.write_bytes(b"broken")
-    code, _, err = kdtune(*SWEEP, "--data", "data", "--image-size", 8)
-    assert code == 2 and "digit-3" in err and "cannot be read" in err
-    assert not (tmp_path / "results").exists()
 
 
 def test_debug_shows_where_a_mistake_was_found(kdtune):
@@ -460,14 +429,18 @@ def test_a_teacher_and_a_run_have_the_threads_that_are_given(kdtune, tmp_path, m
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP there alone")
 @pytest.mark.parametrize(
     ("variables", "spins"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")],
 )
 def test_waiting_threads_of_torch_soon_sleep_unless_the_user_says_otherwise(variables, spins):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
     environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **variables}
-    command = [sys.executable, "-c", "import kdtune, torch"]
+    code = "import kdtune, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    if not variables:
+        code += "; import torch"
+    command = [sys.executable, "-c", code]
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert f"GOMP_SPINCOUNT = '{spins}'" in shown.stderr
+    assert shown.stdout == f"{spins}\n"
+    assert variables or "GOMP_SPINCOUNT = '1000'" in shown.stderr
 
 
 def test_a_path_that_is_not_utf8_is_a_sentence(kdtune, tmp_path):

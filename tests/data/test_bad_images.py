@@ -10,7 +10,7 @@ from PIL import Image
 from small_runs import write_digits
 
 from kdtune.data.decoded import DecodedDataset, drop_unreadable
-from kdtune.data.decoding import decode_images
+from kdtune.data.decoding import decode_images, measure_bit_depth
 from kdtune.data.folders import find_images
 from kdtune.data.splits import Split
 from kdtune.errors import BadImagesError, UserError
@@ -70,12 +70,6 @@ def test_colour_modes_are_read(tmp_path, mode):
     assert (read(path) >= 250).all()
 
 
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_16_bit_greys_are_scaled_to_8_bits(tmp_path, suffix):
-    Image.fromarray(RAMP).save(tmp_path / f"a.{suffix}")
-    assert np.array_equal(read(tmp_path / f"a.{suffix}")[0], np.round(RAMP / 257))
-
-
 def test_pixels_of_unknown_range_are_refused(tmp_path):
     Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "a.tiff")
     assert reason(tmp_path / "a.tiff") == "its pixels are floats of unknown range"
@@ -89,8 +83,9 @@ def test_one_pixel_is_an_image(tmp_path):
 
 
 def test_a_hundred_million_pixels_are_an_image(tmp_path):
-    Image.new("L", (10_000, 10_000), 7).save(tmp_path / "a.png")
-    assert (read(tmp_path / "a.png") == 7).all()
+    path = tmp_path / "a.png"
+    Image.new("L", (10_000, 10_000), 7).save(path, compress_level=1)
+    assert (read(path) == 7).all() and measure_bit_depth(Split([path], [0])) == 16
 
 
 def test_a_decompression_bomb_is_refused(tmp_path):
@@ -113,13 +108,6 @@ def test_links_that_lead_nowhere_are_listed(tmp_path):
 def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     assert reason(tmp_path / "a.png") == "it is not a file"
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_read_permission_is_listed(tmp_path):
-    Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    (tmp_path / "a.png").chmod(0)
-    assert "Permission denied" in reason(tmp_path / "a.png")
 
 
 def test_a_permission_error_is_listed(tmp_path, monkeypatch):

@@ -178,10 +178,3 @@ def test_images_are_augmented_on_the_cpu_and_then_moved(monkeypatch, augment):
             torch.cat([images for images, _ in augmented]), torch.from_numpy(PIXELS)
         )
     assert len(augmented) == (0 if augment == "none" else 3)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_batches_are_on_the_gpu():
-    (images, _, _), *_ = Batches(PIXELS, LABELS, device=torch.device("cuda"))
-    assert images.device.type == "cuda" and torch.equal(images.cpu(), torch.from_numpy(PIXELS))

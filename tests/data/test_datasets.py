@@ -13,6 +13,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from harmful import Harmful
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
@@ -117,17 +118,9 @@ def test_cifar10_is_read_from_its_own_format(tmp_path, monkeypatch):
     assert data.train.images[0].shape == (32, 32, 3)
 
 
-class _Runs:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_a_pickle_with_another_md5_sum_is_not_opened(tmp_path, monkeypatch):
     folder = write_cifar10(tmp_path, monkeypatch)
-    (folder / "data_batch_1").write_bytes(pickle.dumps(_Runs(tmp_path / "ran")))
+    (folder / "data_batch_1").write_bytes(pickle.dumps(Harmful(tmp_path / "ran")))
     with pytest.raises(UserError, match="is not in .* or is damaged there"):
         find_images(DataSource("cifar10", str(tmp_path)))
     assert not (tmp_path / "ran").exists()

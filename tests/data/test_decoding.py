@@ -138,11 +138,6 @@ def test_8_bit_images_do_not_depend_on_the_bit_depth(tmp_path):
     assert (decode(tmp_path / "a.png", 8, Rendering(bit_depth=12)) == 77).all()
 
 
-def test_large_images_are_measured_without_a_warning(tmp_path):
-    Image.new("L", (10_000, 10_000)).save(tmp_path / "a.png")
-    assert measure_bit_depth(Split([tmp_path / "a.png"], [0])) == 16
-
-
 @pytest.mark.parametrize("suffix", ["gif", "jfif", "avif", "jp2", "tga", "ico", "qoi", "webp"])
 def test_what_pillow_opens_is_an_image(tmp_path, suffix):
     for name, colour in (("a", RED), ("b", BLUE)):

@@ -15,8 +15,7 @@ from kdtune.data.transforms import normalise
 from kdtune.errors import UserError
 
 
-@pytest.mark.parametrize("augment", [False, True, "trivialaugment"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "augment"), [(0, False), (2, True), (0, "trivialaugment")])
 def test_batches_are_those_of_a_run(folder, workers, augment):
     loaders = prepare_dataloaders(str(folder), 16, workers, augment, IMAGE_SIZE)
     data = find_images(str(folder))
@@ -64,15 +63,14 @@ def test_without_test_images_there_is_no_test_loader(tmp_path):
     assert prepare_dataloaders(str(tmp_path / "d"), num_workers=0)[2] is None
 
 
-@pytest.mark.parametrize("augment", [False, True, "trivialaugment"])
-def test_a_run_on_loaders_is_the_run_on_the_folder(folder, tmp_path, monkeypatch, augment):
+def test_a_run_on_loaders_is_the_run_on_the_folder(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = {
         "data_dir": str(folder), "image_size": IMAGE_SIZE, "batch_size": 16, "epochs": 2,
-        "augment": augment,
+        "augment": True,
     }  # fmt: skip
     whole = train_at(config)
-    loaders = prepare_dataloaders(str(folder), 16, 2, augment, IMAGE_SIZE)
+    loaders = prepare_dataloaders(str(folder), 16, 2, True, IMAGE_SIZE)
     own = train_at(config, *loaders)
     for key in ("best_accuracy", "test_results"):
         assert own[key] == whole[key]

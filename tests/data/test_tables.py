@@ -82,19 +82,18 @@ def test_a_table_can_be_named_itself(kaggle):
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("header", "name"),
     [
-        [f"images/{name}.png" for name in NAMES],
-        [f"{name}.png" for name in NAMES],
-        [f"elsewhere/images/{name}" for name in NAMES],
+        (["label", "image"], "images/{}.png"),
+        (["Class", "File Name"], "{}.png"),
+        (["target", "image_path"], "elsewhere/images/{}"),
+        (["diagnosis", "ID"], "{}"),
     ],
 )
-@pytest.mark.parametrize("image_column", ["image", "File Name", "image_path", "ID"])
-@pytest.mark.parametrize("label_column", ["label", "Class", "target", "diagnosis"])
-def test_columns_are_found_by_their_usual_names(tmp_path, names, image_column, label_column):
-    write_images(tmp_path / "images", [f"{name}.png" for name in NAMES])
-    header = [label_column, image_column]
-    write_csv(tmp_path / "labels.csv", header, zip(LABELS, names, strict=True))
+def test_columns_are_found_by_their_usual_names(tmp_path, header, name):
+    write_images(tmp_path / "images", [f"{number}.png" for number in NAMES])
+    rows = zip(LABELS, map(name.format, NAMES), strict=True)
+    write_csv(tmp_path / "labels.csv", header, rows)
     expected = zip(NAMES, LABELS, strict=True)
     found = labels_by_file(find_images(str(tmp_path)))
     assert found == {f"images/{name}.png": label for name, label in expected}

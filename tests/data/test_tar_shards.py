@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harmful import Harmful
 from packed_images import png, write_tar
 
 from kdtune.config.data import DataSource
@@ -87,16 +88,8 @@ def test_a_key_of_json_can_be_named(tmp_path):
     assert find_images(DataSource(str(path), label_column="kind")).classes == ("a", "b")
 
 
-class _Runs:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_pickles_are_never_opened(tmp_path):
-    content = pickle.dumps(_Runs(tmp_path / "ran"))
+    content = pickle.dumps(Harmful(tmp_path / "ran"))
     members = [*samples(range(20)), ("some.folder/0003.pyd", content)]
     data = find_images(str(write_tar(tmp_path / "a.tar", members)))
     assert data.left_out == {"files ending in .pyd": 1}

@@ -76,7 +76,7 @@ def test_augmentation_in_a_thread_leaves_the_draws_of_others_alone(name):
 
     def draws():
         torch.manual_seed(3)
-        return [float(torch.rand(1)) for _ in range(20_000)]
+        return [float(torch.rand(1)) for _ in range(5_000)]
 
     expected, thread = draws(), threading.Thread(target=augment)
     thread.start()

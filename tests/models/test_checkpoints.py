@@ -1,7 +1,6 @@
 """Checkpoints: what comes back, and what is refused."""
 
 import argparse
-import os
 import re
 import warnings
 
@@ -10,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from harmful import Harmful
 from small_runs import small_config
 
 from kdtune.errors import UserError
@@ -29,18 +29,13 @@ def test_a_model_comes_back_as_it_was(tmp_path, name):
     assert (loaded["config"], loaded["classes"], loaded["epoch"]) == (config, ["a", "b", "c"], 4)
 
 
-class Harmful:
-    def __reduce__(self):
-        return (os.mkdir, ("harmed",))
-
-
 @pytest.mark.parametrize("override", ["0", "1"])
 def test_a_file_that_holds_code_never_runs_it(tmp_path, monkeypatch, override):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", override)
-    torch.save({"format": "kdtune-1", "weights": Harmful()}, "bad.pth")
+    path = tmp_path / "bad.pth"
+    torch.save({"format": "kdtune-1", "weights": Harmful(tmp_path / "harmed")}, path)
     with pytest.raises(UserError, match=r"bad\.pth is not loaded.*\(posix\.mkdir\)"):
-        read_checkpoint("bad.pth")
+        read_checkpoint(path)
     assert not (tmp_path / "harmed").exists()
 
 
@@ -73,7 +68,7 @@ def test_random_damage_is_a_sentence_or_harmless(tmp_path):
         torch.save(content, path, _use_new_zipfile_serialization=not legacy)
         whole = path.read_bytes()
         refused = 0
-        for _ in range(150):
+        for _ in range(25):
             damaged = bytearray(whole)
             for place in random.integers(0, len(whole), 3):
                 damaged[place] = random.integers(256)
@@ -82,7 +77,7 @@ def test_random_damage_is_a_sentence_or_harmless(tmp_path):
                 load_model(path)
             except UserError:
                 refused += 1
-        assert refused == 150
+        assert refused == 25
 
 
 @pytest.mark.parametrize(
@@ -118,15 +113,10 @@ def zeros(weights):
 
 SAVED_AS = {
     "plain": lambda weights: weights,
-    "state_dict": wrapped("state_dict"),
-    "model": wrapped("model"),
     "model_state_dict": wrapped("model_state_dict"),
-    "DataParallel": prefixed("module."),
-    "compiled": prefixed("_orig_mod."),
-    "both": prefixed("_orig_mod.module."),
+    "compiled and parallel": prefixed("_orig_mod.module."),
     "elsewhere": wrapped("net"),
     "deeper": lambda weights: {"checkpoint": wrapped("model")(weights)},
-    "beside an average": lambda weights: {"model_ema": zeros(weights), "model": weights},
     "with plain values": lambda weights: {**weights, "epoch": 3},
     "with a counter": lambda weights: {
         **prefixed("module.")(weights),
@@ -152,13 +142,7 @@ def test_a_state_dict_of_torchvision_loads_however_it_was_wrapped(tmp_path, save
 
 @pytest.mark.parametrize(
     ("name", "architecture"),
-    [
-        ("resnet34", "ResNet34"),
-        ("resnet50", "ResNet50"),
-        ("resnet101", "ResNet101"),
-        ("wide_resnet50_2", "ResNet50-1x128"),
-        ("resnext50_32x4d", "ResNet50-32x4"),
-    ],
+    [("resnet34", "ResNet34"), ("resnet50", "ResNet50"), ("resnext50_32x4d", "ResNet50-32x4")],
 )
 def test_architecture_and_classes_are_read_from_the_shapes(tmp_path, name, architecture):
     theirs = getattr(torchvision.models, name)(num_classes=7).eval()
@@ -244,7 +228,6 @@ def test_a_teacher_that_is_none_is_a_sentence(tmp_path, make, sentence):
 A_TENSOR = torch.zeros(3)
 STUDENT_AND_TEACHER = {
     "model and teacher": lambda student, teacher: {"model": student, "teacher": teacher},
-    "student and teacher": lambda student, teacher: {"student": student, "teacher": teacher},
     "snet and tnet": lambda student, teacher: {"epoch": 7, "snet": student, "tnet": teacher},
     "model_s and model_t": lambda student, teacher: {"model_s": student, "model_t": teacher},
     "student and average": lambda student, teacher: {"model": student, "teacher_ema": teacher},
@@ -257,19 +240,23 @@ STUDENT_AND_TEACHER = {
 @pytest.mark.parametrize("saved_as", STUDENT_AND_TEACHER)
 def test_of_student_and_teacher_in_a_file_the_teacher_is_used_and_said(tmp_path, saved_as):
     student, teacher = (
-        getattr(torchvision.models, name)(num_classes=2).state_dict()
-        for name in ("resnet18", "resnet34")
+        torchvision.models.resnet18(num_classes=count).state_dict() for count in (2, 3)
     )
     torch.save(STUDENT_AND_TEACHER[saved_as](student, teacher), tmp_path / "both.pth")
     loaded = load_model(tmp_path / "both.pth")
-    assert loaded["architecture"] == "ResNet34"
+    assert loaded["num_classes"] == 3
     assert re.search(
         r"both.pth holds .* and .*: the network .*(teacher|t|tnet|ema) is used$", loaded["note"]
     )
-    # One of another network is not meant.
-    loaded = load_model(tmp_path / "both.pth", name="torchvision:resnet18")
-    assert loaded["note"] == ""
-    assert torch.equal(loaded["model"].state_dict()["conv1.weight"], student["conv1.weight"])
+
+
+def test_a_teacher_of_another_network_than_named_is_not_meant(tmp_path):
+    name = "torchvision:mobilenet_v3_small"
+    student = torchvision.models.mobilenet_v3_small(num_classes=2).state_dict()
+    teacher = torchvision.models.resnet18(num_classes=2).state_dict()
+    torch.save({"student": student, "teacher": teacher}, tmp_path / "both.pth")
+    loaded = load_model(tmp_path / "both.pth", name=name)
+    assert (loaded["architecture"], loaded["note"]) == (name, "")
 
 
 def test_an_average_and_an_optimizer_are_no_second_network(tmp_path):
@@ -295,11 +282,10 @@ def test_counts_of_a_profiler_are_no_weights(tmp_path):
 @pytest.mark.parametrize(
     ("name", "size", "saved_as"),
     [
-        ("torchvision:mobilenet_v3_small", 32, "plain"),
         ("torchvision:mobilenet_v3_small", 32, "wrapped and prefixed"),
         ("MultiBranchNet", 16, "model_state_dict"),
         ("ResNet18", 32, "plain"),
-        ("torchvision:swin_t", 32, "DataParallel"),
+        ("torchvision:swin_t", 32, "compiled and parallel"),
         ("timm:test_vit", 64, "plain"),
     ],
 )

@@ -11,14 +11,13 @@ from kdtune.models.library import TORCHVISION_OPTIONS
 from kdtune.models.multibranch import ECA, eca_kernel_size
 
 NAMED = [
-    "torchvision:mobilenet_v3_small", "torchvision:resnet18", "torchvision:shufflenet_v2_x0_5",
-    "torchvision:googlenet", "torchvision:regnet_y_400mf", "torchvision:densenet121",
-    "timm:efficientnet_lite0", "timm:mobilenetv3_small_050", "timm:test_resnet",
+    "torchvision:mobilenet_v3_small", "torchvision:shufflenet_v2_x0_5", "torchvision:googlenet",
+    "torchvision:densenet121", "timm:efficientnet_lite0",
 ]  # fmt: skip
 """A few of each library, of different make."""
 
 
-@pytest.mark.parametrize("size", [16, 33, 64])
+@pytest.mark.parametrize("size", [16, 33])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_gives_logits_and_a_map_a_stage(name, size):
     model = build_model(name, 7, size)
@@ -38,16 +37,15 @@ def test_small_images_keep_their_size_in_the_first_stage(name):
     assert heights == [16, 32, 16]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_finding_shapes_changes_nothing(name):
-    model = build_model(name, 3, 16).train()
+def test_finding_shapes_changes_nothing():
+    model = build_model("MultiBranchNet", 3, 16).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     probe_stage_shapes(model, 16)
     assert model.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["MultiBranchNet", "ResNet18"])
 def test_the_global_seed_fixes_the_weights(name):
     def weights(seed):
         torch.manual_seed(seed)
@@ -55,11 +53,6 @@ def test_the_global_seed_fixes_the_weights(name):
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
-
-
-def test_an_unknown_model_is_refused_with_the_nearest_name():
-    with pytest.raises(UserError, match="There is no model 'ResNet81'; did you mean 'ResNet18'?"):
-        build_model("ResNet81", 10, 32)
 
 
 @pytest.mark.parametrize("name", ["ResNet18", "ResNet50"])
@@ -174,18 +167,11 @@ def test_loaded_weights_replace_what_was_computed_from_earlier_ones(name):
     assert not one.training
 
 
-@pytest.mark.parametrize(
-    ("name", "layers"),
-    [
-        ("ResNet18", ["layer1.0", "layer3"]),
-        ("torchvision:resnet18", ["layer1.0", "layer3"]),
-        ("timm:test_resnet", ["layer1.0", "layer3"]),
-    ],
-)
-def test_layers_can_be_named_in_any_network(name, layers):
+@pytest.mark.parametrize("name", ["ResNet18", "timm:test_resnet"])
+def test_layers_can_be_named_in_any_network(name):
     if name.startswith("timm"):
         pytest.importorskip("timm")
-    model = build_model(name, 5, 64, layers)
+    model = build_model(name, 5, 64, ["layer1.0", "layer3"])
     images = torch.rand(2, 3, 64, 64)
     logits, features = probe(model, images)
     assert logits.shape == (2, 5) and len(features) == 2

@@ -8,6 +8,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
+from harmful import Harmful
 from small_runs import small_config
 
 from kdtune.errors import UserError
@@ -149,18 +150,10 @@ def test_positions_are_resampled_for_another_image_size(tmp_path, name):
     assert all(small.state_dict()[key][:, 1:].sub(100).abs().max() < 1 for key in positions)
 
 
-class _Runs:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_a_file_that_runs_code_is_not_opened(tmp_path):
-    (tmp_path / "w.pth").write_bytes(pickle.dumps(_Runs(tmp_path / "ran")))
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(Harmful(tmp_path / "ran")))
     archive = io.BytesIO()
-    torch.save({"features.0.0.weight": _Runs(tmp_path / "ran")}, archive)
+    torch.save({"features.0.0.weight": Harmful(tmp_path / "ran")}, archive)
     (tmp_path / "v.pth").write_bytes(archive.getvalue())
     for name in ("w.pth", "v.pth"):
         with pytest.raises(UserError, match="is not"):

@@ -57,12 +57,11 @@ def networks(wide_teacher):
     return build_model("MultiBranchNet", 10, IMAGE_SIZE), load_teacher_model(wide_teacher, 10)
 
 
-@pytest.mark.parametrize("hint_epochs", [0, 1])
-@pytest.mark.parametrize("method", CREATE)
+@pytest.mark.parametrize(("method", "hint_epochs"), [("at", 0), ("fitnets", 1)])
 def test_a_loop_of_ones_own_gives_the_numbers_of_a_run(folder, wide_teacher, method, hint_epochs):
     config = small_config(
         folder, method=method, teacher_model=str(wide_teacher), epochs=3, step_size=1, beta=1.0,
-        alpha=0.5, hint_epochs=hint_epochs if method == "fitnets" else 0, augment=True,
+        alpha=0.5, hint_epochs=hint_epochs, augment=True,
     )  # fmt: skip
     whole = run_training(config)
     train, validation, test = prepare_dataloaders(

@@ -1,7 +1,6 @@
 """The cache of arrays: built once, complete, and within its limit."""
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import file_size_limit
 
 from kdtune.errors import DiskFullError, UserError
 from kdtune.storage.array_cache import ArrayCache, CacheProgress, CacheState, cache_folder
@@ -315,13 +315,9 @@ def test_pruning_keeps_what_fits(tmp_path):
 
 
 def test_a_full_disk_is_an_error(tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
+    with file_size_limit(10_000):
         with pytest.raises(DiskFullError, match=r"cannot be written \(File too large\); make"):
             fill(ArrayCache(tmp_path), "large", size=100_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert ArrayCache(tmp_path).list_entries() == [] and not list(tmp_path.glob("*.part"))
 
 

@@ -1,7 +1,5 @@
 """Optimizers and schedules are torch's."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from torch.optim import lr_scheduler as schedulers
@@ -104,9 +102,3 @@ def test_steps_are_those_of_torch(settings, make):
 def test_settings_that_do_not_fit_together_are_one_sentence(settings, sentence):
     with pytest.raises(UserError, match=sentence):
         make_config(**settings)
-
-
-def test_the_warm_up_rises():
-    config = make_config(warmup_epochs=4)
-    rates = [learning_rate(config, epoch) for epoch in range(1, 6)]
-    assert all(a < b for a, b in pairwise(rates)) and rates[-1] == 0.1

@@ -148,13 +148,6 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(folder, foreign_teacher, cas
     assert [e.step for e in events.Scalars("train_loss")] == [1, 2, 3, 4]
 
 
-def test_nothing_is_left_of_a_run_that_is_complete(folder):
-    settings = dict(method="at", epochs=2)
-    run_training(small_config(folder, experiment_name="whole", **settings))
-    with pytest.raises(UserError, match="is at epoch 2 of 2: nothing is left to train"):
-        run_training(small_config(folder, resume="checkpoints/whole_final.pth", **settings))
-
-
 @pytest.mark.parametrize(("save_freq", "way"), [(1, r"x_epoch_1\.pth"), (10, r"x_best\.pth")])
 def test_an_interrupted_run_says_how_to_go_on(folder, monkeypatch, capsys, save_freq, way):
     def interrupt(epoch, step, loss):
@@ -244,21 +237,21 @@ def test_the_notebook_faces(folder, teacher_file, create, train):
     assert result["config"] == {**config, "experiment_name": name, "bit_depth": 16}
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
+def test_a_run_goes_on_only_with_its_own_settings(folder):
+    settings = {"method": "student", "epochs": 2, "save_freq": 1}
+    run_training(small_config(folder, experiment_name="x", **settings))
+    settings["resume"] = "checkpoints/x_epoch_1.pth"
+    check_run(small_config(folder, **settings))
+    for change, sentence in (
         ({"model": "ResNet18"}, "was trained with model 'MultiBranchNet', not 'ResNet18'"),
         ({"lr": 0.5}, "was trained with lr 0.01, not 0.5"),
         ({"epochs": 1}, "is at epoch 1 of 1: nothing is left to train"),
         ({"lr_scheduler": "cosine"}, "was trained with lr_scheduler 'step', not"),
         ({"recipe": "strong"}, "was trained with recipe 'seed', not 'strong'"),
-    ],
-)
-def test_a_run_goes_on_only_with_its_own_settings(folder, change, sentence):
-    settings = {"method": "student", "epochs": 2, "save_freq": 1}
-    run_training(small_config(folder, experiment_name="x", **settings))
-    with pytest.raises(UserError, match=sentence):
-        run_training(small_config(folder, resume="checkpoints/x_epoch_1.pth", **settings | change))
+    ):
+        for run in (check_run, run_training):
+            with pytest.raises(UserError, match=sentence):
+                run(small_config(folder, **settings | change))
 
 
 def test_a_run_goes_on_that_a_version_with_fewer_settings_began(folder):
@@ -272,15 +265,6 @@ def test_a_run_goes_on_that_a_version_with_fewer_settings_began(folder):
     assert run_training(config)["training_history"][1]["train_loss"] == whole[1]["train_loss"]
     with pytest.raises(UserError, match="was trained with ema_decay 0.0, not 0.5"):
         run_training(config.model_copy(update={"ema_decay": 0.5}))
-
-
-def test_a_dry_run_of_a_resume_passes_where_the_run_itself_does(folder):
-    settings = {"method": "student", "experiment_name": "x", "epochs": 2, "save_freq": 1}
-    run_training(small_config(folder, **settings))
-    config = small_config(folder, **settings, resume="checkpoints/x_epoch_1.pth")
-    check_run(config)
-    with pytest.raises(UserError, match="was trained with lr 0.01, not 0.5"):
-        check_run(config.model_copy(update={"lr": 0.5}))
 
 
 def test_more_epochs_would_change_the_course_of_a_cosine(folder):
@@ -368,11 +352,6 @@ def test_a_run_names_its_device_and_a_change_of_it(folder, monkeypatch, capsys):
     run_training(small_config(folder, experiment_name="y", epochs=2, **settings))
     said = capsys.readouterr().err
     assert f"cpu; threads {threads}\n" in said and "before" not in said
-
-
-def test_a_network_without_a_run_cannot_be_resumed(folder, teacher_file):
-    with pytest.raises(UserError, match="it holds a network, but no run"):
-        run_training(small_config(folder, resume=str(teacher_file)))
 
 
 def test_the_best_weights_are_kept_although_the_best_epoch_was_before_the_resume(folder):
@@ -491,20 +470,6 @@ class TestLoadersOfOnesOwn:
         config = {**self.config, "teacher_model": str(teacher_file)}
         with pytest.raises(UserError, match="train_loader has the label 10, but there are 10 cl"):
             train_at(config, loader_of(classes=11), loader_of())
-
-
-def test_the_returned_config_runs_again(folder, teacher_file):
-    first = train_at(
-        {
-            "data_dir": str(folder),
-            "image_size": IMAGE_SIZE,
-            "epochs": 1,
-            "teacher_model": str(teacher_file),
-        }
-    )
-    again = train_at(first["config"])
-    assert again["config"] == first["config"]
-    assert without_times(again["training_history"]) == without_times(first["training_history"])
 
 
 def test_a_teacher_keeps_its_best_weights_in_one_file(folder, tmp_path):

@@ -123,7 +123,9 @@ def test_a_target_that_is_missing_is_added(folder, teacher, pixels, tmp_path):
     assert any(name.startswith("hint") for name in kept)
 
 
-def test_everything_that_makes_targets_is_in_their_key(folder, teacher, pixels, tmp_path):
+def test_everything_that_makes_targets_is_in_their_key(
+    folder, teacher, pixels, tmp_path, monkeypatch
+):
     def state(teacher=teacher, **given):
         told = opened(folder, teacher, pixels, tmp_path, ["kd"], **given)[1]
         return told[-1].state
@@ -135,6 +137,8 @@ def test_everything_that_makes_targets_is_in_their_key(folder, teacher, pixels, 
     other = copy.deepcopy(teacher)
     other.state_dict()["stem.1.running_mean"][0] += 1e-3
     assert state(teacher=other, precision="float32") is CacheState.BUILT
+    monkeypatch.setattr(targets_module, "version", lambda name: f"another {name}")
+    assert state(precision="float32") is CacheState.BUILT
 
 
 def test_a_changed_method_makes_new_targets_but_for_the_logits(
@@ -151,18 +155,6 @@ def test_a_changed_method_makes_new_targets_but_for_the_logits(
     kept, told = opened(folder, teacher, pixels, tmp_path, ["at"])
     assert told[-1].state is CacheState.BUILT
     assert len(ArrayCache(tmp_path).list_entries()) == before + len(kept) - 1
-
-
-def test_what_computes_the_teacher_is_in_the_key_of_its_targets(
-    folder, teacher, pixels, tmp_path, monkeypatch
-):
-    def state():
-        return opened(folder, teacher, pixels, tmp_path, ["kd"])[1][-1].state
-
-    assert [state(), state()] == [CacheState.BUILT, CacheState.CACHED]
-    with monkeypatch.context() as patched:
-        patched.setattr(targets_module, "version", lambda name: f"another {name}")
-        assert state() is CacheState.BUILT
 
 
 def test_of_a_teacher_of_a_library_its_version_counts():
@@ -285,7 +277,7 @@ def count_batches(teacher):
     return sizes
 
 
-@pytest.mark.parametrize("batch_size", [32, 64, 256])
+@pytest.mark.parametrize("batch_size", [32, 256])
 def test_a_gpu_computes_the_same_in_larger_batches(
     folder, teacher, pixels, tmp_path, monkeypatch, stand_in, batch_size
 ):

@@ -1,9 +1,7 @@
 """Confirming a sweep: which runs start, which is chosen and tested, by hand and for real."""
 
-import json
 import os
 import shutil
-import subprocess
 import sys
 from contextlib import chdir
 from pathlib import Path
@@ -41,6 +39,7 @@ from kdtune.tuning.scheduling.confirm_policy import ConfirmPolicy, best_trials, 
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.sweep import run_sweep
 from kdtune.tuning.trials.results import TrialFailed, to_ray
+from kdtune.tuning.trials.trial_process import run_trial
 
 CELLS = {("at", "A"): ["at-A-004", "at-A-001"], ("kd", "A"): ["kd-A-000", "kd-A-002"]}
 
@@ -241,17 +240,6 @@ def test_candidates_are_settings_by_the_mean_of_their_runs():
 # Test images
 
 
-OPENED = """
-import json, sys
-from kdtune.tuning.trials.trial_process import run_trial
-opened = []
-sys.addaudithook(lambda name, args: opened.append(str(args[0])) if name == "open" else None)
-for result in run_trial(json.loads(sys.argv[1])):
-    assert result.kind != "trial_failed", result
-print(sum("/test/" in path for path in opened), sum("/train/" in path for path in opened))
-"""
-
-
 @pytest.fixture(scope="module")
 def split_folder(tmp_path_factory):
     """Digits in folders train, val and test; 10, 5 and 10 of each class."""
@@ -261,16 +249,21 @@ def split_folder(tmp_path_factory):
     return root
 
 
-def test_a_trial_of_a_search_opens_no_test_image(split_folder, tmp_path):
+def test_a_trial_of_a_search_opens_no_test_image(split_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path))
     about = {"method": "student", "data_dir": str(split_folder), "image_size": 8, "epochs": 1}
     config = TrainConfig.parse({**about, "skip_bad_images": True}).model_dump()
-    environment = {**os.environ, "KDTUNE_CACHE": str(tmp_path)}
-    found = subprocess.run(
-        [sys.executable, "-c", OPENED, json.dumps(config)],
-        capture_output=True, text=True, check=True, env=environment,
-    )  # fmt: skip
-    of_test, of_train = map(int, found.stdout.split())
-    assert of_test == 0 and of_train >= 100
+    opened, trial = [], run_trial(config)
+
+    def record(name, args):  # a hook stays as long as the process
+        if name == "open" and trial is not None:
+            opened.append(str(args[0]))
+
+    sys.addaudithook(record)
+    assert all(result.kind != "trial_failed" for result in trial)
+    trial = None
+    assert sum("/train/" in path for path in opened) >= 100
+    assert not [path for path in opened if "/test/" in path]
 
 
 def test_the_data_of_a_search_have_no_test_images(split_folder):

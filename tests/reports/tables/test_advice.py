@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, t
 
@@ -31,7 +31,6 @@ def need(v_seeds, residual, others, seeds):
 parts = st.sampled_from([0.0, 0.001, 0.01, 0.04, 0.1, 0.4, 1.0])
 
 
-@settings(deadline=None)  # it hangs on what else the machine does
 @given(st.integers(3, 20), parts, parts, parts, parts, st.floats(0.1, 2))
 def test_seeds_are_those_that_a_direct_search_finds(seeds, of_seeds, images, search, rest, target):
     rest = min(rest, of_seeds)

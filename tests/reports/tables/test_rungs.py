@@ -78,19 +78,20 @@ def test_trials_that_failed_are_left_out():
     assert table_of(curves, states=states).trials_reached.tolist() == [2, 2, 2]
 
 
-@pytest.mark.parametrize("rho", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("rho", [0.3, 0.9])
 def test_the_correction_undoes_that_only_the_best_are_promoted(rho):
     corrected, promoted = [], []
-    for seed in range(5):
+    for seed in range(4):
         random = np.random.default_rng(seed)
-        before = random.normal(size=4000)
-        after = rho * before + np.sqrt(1 - rho**2) * random.normal(size=4000)
+        before = random.normal(size=2000)
+        after = rho * before + np.sqrt(1 - rho**2) * random.normal(size=2000)
         is_promoted = before >= np.quantile(before, 0.75)
         curves = [
-            [0, 0, 0, b, 0, 0, 0, a] if on else [0, 0, 0, b]
-            for b, a, on in zip(before, after, is_promoted, strict=True)
+            [b, a] if on else [b] for b, a, on in zip(before, after, is_promoted, strict=True)
         ]
-        row = table_of(curves, config={"grace_period": 4}).loc[4]
+        states = ["finished" if on else "stopped" for on in is_promoted]
+        config = {"epochs": 2, "grace_period": 1}
+        row = table_of(curves, states=states, config=config).loc[1]
         corrected.append(row.correlation_all)
         promoted.append(row.correlation_promoted)
     assert np.mean(corrected) == pytest.approx(rho, abs=0.06)

@@ -28,39 +28,12 @@ def known(mean, half=1.0):
     ("verdict", "mean", "half", "sentence"),
     [
         ("better_a", 1.234, 0.876, "AT is better than FitNets on R by 1.23 ± 0.88 points."),
-        ("better_b", -0.87, 0.46, "FitNets is better than AT on R by 0.87 ± 0.46 points."),
         ("better_a", 2.04, 1.06, "AT is better than FitNets on R by 2.0 ± 1.1 points."),
         (
             "better_b",
             -0.3,
             0.15,
             "FitNets is better than AT on R by 0.30 ± 0.15 points, less than the 0.5 that matter.",
-        ),
-        (
-            "leaning_a",
-            1.2,
-            1.1,
-            "AT is ahead of FitNets on R by 1.2 ± 1.1 points, but not safely, since 3 students "
-            "were compared.",
-        ),
-        (
-            "leaning_b",
-            -1.2,
-            1.1,
-            "FitNets is ahead of AT on R by 1.2 ± 1.1 points, but not safely, since 3 students "
-            "were compared.",
-        ),
-        (
-            "equal",
-            -0.1,
-            0.3,
-            "AT and FitNets do equally well on R: a difference above 0.40 points is excluded.",
-        ),
-        (
-            "unclear",
-            0.7,
-            1.5,
-            "AT or FitNets on R: it cannot be said; AT minus FitNets is 0.7 ± 1.5 points.",
         ),
         (
             "unclear",
@@ -74,45 +47,14 @@ def test_verdicts_in_words(verdict, mean, half, sentence):
     assert describe_verdict(verdict, PAIR, "R", 3, known(mean, half)) == sentence
 
 
-@pytest.mark.parametrize(
-    ("verdict", "mean", "half", "sentence"),
-    [
-        (
-            "better_b",
-            -0.8,
-            0.6,
-            "FitNets is better than AT on average over 2 students by 0.80 ± 0.60 points.",
-        ),
-        (
-            "equal",
-            0.1,
-            0.3,
-            "AT and FitNets do equally well on average over 2 students: a difference above 0.40 "
-            "points is excluded.",
-        ),
-        (
-            "unclear",
-            -0.8,
-            1.08,
-            "AT or FitNets on average over 2 students: it cannot be said; FitNets minus AT is "
-            "0.8 ± 1.1 points.",
-        ),
-    ],
-)
-def test_verdicts_on_all_models_in_words(verdict, mean, half, sentence):
-    assert describe_verdict(verdict, PAIR, None, 2, known(mean, half)) == sentence
-
-
 ESTIMATED = [v for v in Verdict if v not in ("not_confirmed", "unstable", "depends")]
 
 
-@pytest.mark.parametrize(
-    ("verdict", "model", "mean"), [*product(ESTIMATED, ["R", None], [0.1, -0.1, 12.0])]
-)
-def test_no_verdict_has_more_than_25_words(verdict, model, mean):
+def test_no_verdict_has_more_than_25_words():
     pair = ("at_paper", "fitnets")  # "AT (paper)" has two words
-    sentence = describe_verdict(verdict, pair, model, 12, known(mean, 0.15))
-    assert len(sentence.split()) <= MOST_WORDS
+    for verdict, model, mean in product(ESTIMATED, ["R", None], [0.1, -0.1, 12.0]):
+        sentence = describe_verdict(verdict, pair, model, 12, known(mean, 0.15))
+        assert len(sentence.split()) <= MOST_WORDS, sentence
 
 
 def advise(step, number=None, settles=True, folder="results/x", difference=0.2):
@@ -150,12 +92,9 @@ def test_the_next_step_is_one_command():
     assert "`kdtune confirm 'my sweep' --seeds 6`" in advise("seeds", 1, folder="my sweep")
 
 
-@pytest.mark.parametrize(
-    ("step", "number", "settles"),
-    [*product(["seeds", "trials", "images"], [None, 5800], [True, False])],
-)
-def test_no_advice_has_more_than_25_words(step, number, settles):
-    assert len(advise(step, number, settles).split()) <= MOST_WORDS
+def test_no_advice_has_more_than_25_words():
+    for given in product(["seeds", "trials", "images"], [None, 5800], [True, False]):
+        assert len(advise(*given).split()) <= MOST_WORDS, given
 
 
 def test_nothing_is_minus_zero():

@@ -47,6 +47,7 @@ def test_disable_memory_monitor(monkeypatch):
     assert os.environ[name] == "0"
 
 
+@pytest.mark.slow
 def test_is_ray_node(ray_session):
     assert ray_private.is_ray_node()
 
@@ -56,6 +57,7 @@ def node_id(ray_session):
     return ray.get_runtime_context().get_node_id()
 
 
+@pytest.mark.slow
 def test_trial_resources(node_id):
     for target in (node_id, 56 * "0"):  # the second node does not exist
         resources = ray_private.trial_resources(Allocation(target, 1, 1, 0.0))
@@ -75,6 +77,7 @@ def run_tune(folder, scheduler):
     ).fit()
 
 
+@pytest.mark.slow
 def test_configure_tune(ray_session, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(os, "environ", os.environ.copy())
     for variable in ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "RAY_AIR_NEW_OUTPUT"):
@@ -95,6 +98,7 @@ def test_not_saved():
     assert vars(ray.cloudpickle.loads(ray.cloudpickle.dumps(Callback()))) == {}
 
 
+@pytest.mark.slow
 def test_tune_order_scheduler(ray_session, tmp_path):
     scheduler = TuneOrderScheduler()
     assert scheduler.choose_trial_to_run(SimpleNamespace()) is None

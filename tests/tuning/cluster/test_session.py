@@ -55,60 +55,37 @@ def test_nodes_have_the_kind_of_gpu_that_ray_found(nodes):
     assert LivingNodes()() == [Node("a", 4, 2, "A100")]
 
 
+BY_RECIPE = {"models": "A", "recipe": "seed,strong"}
+
+
 @pytest.mark.parametrize(
-    ("given", "needs", "count"),
+    ("given", "gpus", "count"),
     [
-        ({}, {"A": ResourceRequest(None, 1.0), "B": ResourceRequest(None, 1.0)}, 3),
+        ({}, {"A": 1, "B": 1}, 3),
+        ({"gpus_per_trial": "auto"}, {"A": 1, "B": 1}, 3),
+        ({"max_concurrent": 1}, {"A": 1, "B": 1}, 1),
+        ({"gpus_per_trial": 0.5}, {"A": 0.5, "B": 0.5}, 6),
+        ({"gpus_per_trial": 0}, {"A": 0, "B": 0}, 16),
+        ({"gpus_per_trial": "A=0.25"}, {"A": 0.25, "B": 1}, 6),
+        ({"gpus_per_trial": "A=0.25", **BY_RECIPE}, {"A@seed": 0.25, "A@strong": 0.25}, 12),
         (
-            {"gpus_per_trial": 0.5},
-            {"A": ResourceRequest(None, 0.5), "B": ResourceRequest(None, 0.5)},
-            6,
-        ),
-        (
-            {"gpus_per_trial": 0},
-            {"A": ResourceRequest(None, 0.0), "B": ResourceRequest(None, 0.0)},
-            16,
-        ),
-        (
-            {"gpus_per_trial": "A=0.25"},
-            {"A": ResourceRequest(None, 0.25), "B": ResourceRequest(None, 1.0)},
-            6,
-        ),
-        (
-            {"gpus_per_trial": "A=0.25", "models": "A", "recipe": "seed,strong"},
-            dict.fromkeys(("A@seed", "A@strong"), ResourceRequest(None, 0.25)),
+            {"gpus_per_trial": {"A@seed": 0.25, "A@strong": 0.25}, **BY_RECIPE},
+            {"A@seed": 0.25, "A@strong": 0.25},
             12,
-        ),
-        (
-            {
-                "gpus_per_trial": {"A@seed": 0.25, "A@strong": 0.25},
-                "models": "A",
-                "recipe": "seed,strong",
-            },
-            dict.fromkeys(("A@seed", "A@strong"), ResourceRequest(None, 0.25)),
-            12,
-        ),
-        (
-            {"cpus_per_trial": "B=2"},
-            {"A": ResourceRequest(None, 1.0), "B": ResourceRequest(2, 1.0)},
-            3,
-        ),
-        (
-            {"gpus_per_trial": "auto"},
-            {"A": ResourceRequest(None, 1.0), "B": ResourceRequest(None, 1.0)},
-            3,
-        ),
-        (
-            {"max_concurrent": 1},
-            {"A": ResourceRequest(None, 1.0), "B": ResourceRequest(None, 1.0)},
-            1,
         ),
     ],
 )
-def test_the_requests_of_trials_on_nodes_with_gpus(nodes, given, needs, count):
+def test_the_requests_of_trials_on_nodes_with_gpus(nodes, given, gpus, count):
     nodes += [node("a", 8, 2.0), node("b", 4, 1.0), node("c", 4)]
     slots = find_slots(sweep_config(**given), nodes=LivingNodes())
-    assert slots.requests == needs and slots.count == count
+    assert slots.requests == {name: ResourceRequest(None, gpu) for name, gpu in gpus.items()}
+    assert slots.count == count
+
+
+def test_the_cpus_of_a_trial_are_those_of_its_student(nodes):
+    nodes.append(node("a", 8, 2.0))
+    slots = find_slots(sweep_config(cpus_per_trial="B=2"), nodes=LivingNodes())
+    assert slots.requests == {"A": ResourceRequest(None, 1.0), "B": ResourceRequest(2, 1.0)}
 
 
 def test_without_gpus_a_trial_has_a_cpu(nodes):

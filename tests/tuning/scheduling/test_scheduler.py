@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import RayTaskError
-from sweep_harness import EPOCHS, SweepHarness
+from sweep_harness import EPOCHS, SweepHarness, events_of
 
 from kdtune.errors import DiskFullError, GpuLostError, UserError
 from kdtune.log.events import (
@@ -21,10 +21,6 @@ from kdtune.storage.array_cache import CacheProgress, CacheState
 from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
 from kdtune.tuning.scheduling.scheduler import MISPLACED_RESTARTS
 from kdtune.tuning.trials.results import CacheReported, Failure, ProcessStarted, TrialFailed
-
-
-def events_of(folder, event_type):
-    return [e for e in SweepFolder(folder).load_events() if isinstance(e, event_type)]
 
 
 def ends(folder):

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sweep_harness import EPOCHS, SWEEP_OPENING
+from sweep_harness import EPOCHS, SWEEP_OPENING, events_of
 from sweep_harness import SweepHarness as AnyMachinery
 
 from kdtune.log.events import (
@@ -17,15 +17,10 @@ from kdtune.log.events import (
     TrialEnded,
     TrialProposed,
 )
-from kdtune.log.folder import SweepFolder
 from kdtune.storage.array_cache import CacheProgress, CacheState
 from kdtune.tuning.trials.results import CacheReported
 
 Machinery = partial(AnyMachinery, sampler="random")  # who proposes plays no part here
-
-
-def events_of(folder, event_type):
-    return [e for e in SweepFolder(folder).load_events() if isinstance(e, event_type)]
 
 
 def ends(folder):
@@ -68,10 +63,10 @@ def test_every_cell_gets_the_same_number_of_trials_in_turn(tmp_path):
     assert proposed[0].trial_id == "at-A-000"
 
 
-@pytest.mark.parametrize("slots", [1, 3, 8])
-@pytest.mark.parametrize("total", [40, 83])
+@pytest.mark.parametrize("slots", [1, 8])
 @pytest.mark.parametrize("balance_by", ["trials", "epochs"])
-def test_the_budget_of_epochs_is_kept_to_the_last_one(tmp_path, slots, total, balance_by):
+def test_the_budget_of_epochs_is_kept_to_the_last_one(tmp_path, slots, balance_by):
+    total = 83
     machinery = Machinery(
         tmp_path / "log.jsonl",
         trials=None,
@@ -172,7 +167,7 @@ def test_the_budget_rebuilt_from_the_log_is_the_same(tmp_path):
     assert again.policy.finished
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     slots=st.integers(1, 9),
     balance_by=st.sampled_from(["trials", "epochs", "seconds"]),

@@ -5,44 +5,18 @@ import sys
 
 import optuna
 import pytest
+from space_files import write_space
 
 from kdtune.config.names import SAMPLER_NAMES
 from kdtune.errors import UserError
 from kdtune.tuning.search import samplers
 from kdtune.tuning.search.samplers import (
     GRID_SAMPLER,
-    STATEFUL_SAMPLERS,
-    STATELESS_SAMPLERS,
     choose_sampler,
     make_sampler,
     require_enumerable,
 )
-from kdtune.tuning.search.space import load_space, load_spaces
-
-
-def write_space(folder, text):
-    path = folder / "space.py"
-    path.write_text(f'"""Mine."""\nfrom ray import tune\n{text}\n')
-    return load_space(path)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(name for name in STATELESS_SAMPLERS if name != GRID_SAMPLER),
-        *STATEFUL_SAMPLERS,
-        "optuna.samplers.NSGAIISampler",
-    ],
-)
-def test_proposals_follow_from_the_seed(name):
-    def proposals(seed):
-        study = optuna.create_study(sampler=make_sampler(name, seed))
-        space = load_spaces()["at"].distributions
-        for value in range(3):
-            study.tell(study.ask(space), value)
-        return [trial.params for trial in study.trials]
-
-    assert proposals(1) == proposals(1) != proposals(2)
+from kdtune.tuning.search.space import load_spaces
 
 
 def test_a_sampler_of_ones_own(tmp_path, monkeypatch):

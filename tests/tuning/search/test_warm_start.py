@@ -7,10 +7,9 @@ import pytest
 from event_logs import DATA
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState as OptunaState
-from sweep_harness import SWEEP_OPENING, SweepHarness
+from sweep_harness import SWEEP_OPENING, SweepHarness, events_of
 
 from kdtune.log.events import TeacherSummary, TrialEnded, TrialProposed
-from kdtune.log.folder import SweepFolder
 from kdtune.storage.array_cache import CacheProgress, CacheState
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.search.warm_start import make_warm_start_events
@@ -40,10 +39,6 @@ def old(tmp_path):
     machinery.append(OPENING)
     machinery.run()
     return str(tmp_path)
-
-
-def events_of(folder, event_type):
-    return [e for e in SweepFolder(folder).load_events() if isinstance(e, event_type)]
 
 
 def learn(path, cell, opening=OPENING, spaces=SPACES, configure=configure):
@@ -145,7 +140,7 @@ def test_earlier_cells_that_are_no_observations_are_a_prior_for_all_cells(old, t
     elsewhere = list(make_warm_start_events(old, SPACES, [("at", "B")], OTHER_DATA, configure))
     assert [event.cell for event in elsewhere[1:]] == [("at", "A"), ("kd", "A")]
     folders = [tmp_path_factory.mktemp(name) for name in ("with", "without", "resumed")]
-    limits = {"models": "B", "methods": "at", "sampler": "gp", "trials": 12}
+    limits = {"models": "B", "methods": "at", "sampler": "gp", "trials": 9}
     proposals = []
     for folder, priors in zip(folders, (elsewhere[1:], [], elsewhere[1:]), strict=True):
         machinery = SweepHarness(folder / "log.jsonl", **limits)

@@ -1,12 +1,12 @@
 """Checkpoints of trials and the weights that are kept: what is written, loaded and removed."""
 
-import resource
 from itertools import islice
 from zipfile import ZipFile
 
 import pytest
 import torch
 from event_logs import cell_modelled, make_metrics
+from full_disk import file_size_limit
 from small_runs import make_epoch_data, small_config
 
 from kdtune.data.folders import find_images
@@ -50,15 +50,14 @@ def without_time(metrics):
     return metrics.model_copy(update={"seconds": 0})
 
 
-@pytest.mark.parametrize("left_after", [1, 2, 3])
-def test_a_trial_that_was_left_resumes_with_the_same_numbers(folder, tmp_path, left_after):
+def test_a_trial_that_was_left_resumes_with_the_same_numbers(folder, tmp_path):
     config = config_of(folder)
     whole = list(results_of(config, None))
     first = results_of(config, tmp_path)
-    first_epochs = list(islice(first, left_after))
+    first_epochs = list(islice(first, 2))
     first.close()
     again = list(results_of(config, tmp_path))
-    assert again[:left_after] == first_epochs  # to the second
+    assert again[:2] == first_epochs  # to the second
     assert list(map(without_time, again)) == list(map(without_time, whole))
 
 
@@ -74,26 +73,20 @@ def test_a_killed_trial_resumes_from_its_last_checkpoint(folder, tmp_path, alway
     killed.close()
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "zeros", "bit"])
-def test_the_checkpoint_before_a_damaged_one_is_loaded(folder, tmp_path, always, damage):
+def test_the_checkpoint_before_a_damaged_one_is_loaded(folder, tmp_path, always):
     config = config_of(folder)
     whole = list(results_of(config, tmp_path))
     newest = list_checkpoints(tmp_path)[-1]
-    content = bytearray(newest.read_bytes())
-    if damage == "empty":
-        content = b""
-    elif damage == "half":
-        content = content[: len(content) // 2]
-    elif damage == "zeros":
-        content[len(content) // 3 : len(content) // 2] = bytes(
-            len(content) // 2 - len(content) // 3
-        )
-    else:
-        largest = max(ZipFile(newest).infolist(), key=lambda record: record.file_size)
-        content[largest.header_offset + largest.file_size // 2] ^= 1
-    newest.write_bytes(content)
-    _, history = TrialCheckpoints(tmp_path, config, ()).load_latest()
-    assert history == whole[:3]
+    content = newest.read_bytes()
+    third, half = len(content) // 3, len(content) // 2
+    largest = max(ZipFile(newest).infolist(), key=lambda record: record.file_size)
+    a_bit = bytearray(content)
+    a_bit[largest.header_offset + largest.file_size // 2] ^= 1
+    zeros = content[:third] + bytes(half - third) + content[half:]
+    for damaged in (b"", content[:half], zeros, a_bit):
+        newest.write_bytes(damaged)
+        _, history = TrialCheckpoints(tmp_path, config, ()).load_latest()
+        assert history == whole[:3]
     again = list(results_of(config, tmp_path))
     assert list(map(without_time, again)) == list(map(without_time, whole))
 
@@ -134,14 +127,10 @@ def test_checkpoints_take_a_small_share_of_the_time(folder, tmp_path, monkeypatc
 
 
 def test_a_full_disk_is_a_failure_and_leaves_no_partial_file(folder, tmp_path, always):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     config = config_of(folder)
-    list(results_of(config, None))  # so that views are there
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
+    next(results_of(config, None))  # so that views are there
+    with file_size_limit(100_000):
         *_, last = results_of(config, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert last.failure == "disk_full" and "There is no room to write" in last.reason
     assert list(tmp_path.iterdir()) == []
 
@@ -221,8 +210,9 @@ def test_the_weights_of_the_best_of_a_cell_are_kept_and_the_rest_is_removed(
     folder, tmp_path, always
 ):
     sweep, config = SweepFolder(tmp_path), config_of(folder)
-    for name in ("a", "b", "c", "d"):
-        found = list(islice(results_of(config, sweep.checkpoints_folder / name), 2))
+    for name in ("b", "c", "d"):
+        (sweep.checkpoints_folder / name).mkdir(parents=True)
+    found = list(islice(results_of(config, sweep.checkpoints_folder / "a"), 2))
     bests = [metrics.best_validation_accuracy for metrics in found]
     trials = [
         ("a", bests, "stopped"), ("b", [2.0], "diverged"), ("c", bests, "finished"),
@@ -241,9 +231,7 @@ def test_the_weights_of_the_best_of_a_cell_are_kept_and_the_rest_is_removed(
         assert {p.name for p in sweep.checkpoints_folder.iterdir()} == {"d"}
         loaded = load_model(sweep.best_path("student", "MultiBranchNet", ".pth"))
         assert loaded["trial_id"] == "a" and "training" not in loaded
-    best = max(
-        islice(results_of(config, None), 2), key=lambda metrics: metrics.validation_accuracy
-    )
+    best = max(found, key=lambda metrics: metrics.validation_accuracy)
     assert loaded["epoch"] == best.epoch
     assert loaded["validation_accuracy"] == best.validation_accuracy
 
@@ -331,13 +319,9 @@ def test_no_room_for_weights_is_a_sentence(folder, tmp_path, always):
     *_, last = results_of(config_of(folder), sweep.checkpoints_folder / "a")
     trials = [("a", [last.best_validation_accuracy], "finished")]
     best = select_best_runs(build_sweep_tables(list(log_of(trials))))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
+    with file_size_limit(100_000):
         with pytest.raises(DiskFullError, match="no room to write .*student-MultiBranchNet.pth"):
             write_best_weights(sweep, best)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list((tmp_path / "best").iterdir())
 
 
@@ -351,13 +335,11 @@ def stored(tmp_path):
 
 def test_a_trial_resumes_elsewhere_from_a_storage(folder, tmp_path, stored, always):
     config = config_of(folder)
-    whole = list(results_of(config, None))
     killed = results_of(config, stored.subfolder("t"))
     first_epochs = list(islice(killed, 3))
     assert stored.list_files() == ["t/epoch-00002.pth", "t/epoch-00003.pth"]  # the last two
     again = list(results_of(config, stored.subfolder("t")))
-    assert again[:3] == first_epochs
-    assert list(map(without_time, again)) == list(map(without_time, whole))
+    assert again[:3] == first_epochs and len(again) == 4
     killed.close()
 
 
@@ -441,13 +423,12 @@ def fail_downloads(monkeypatch, times):
     monkeypatch.setattr(Storage, "download", fails)
 
 
-@pytest.mark.parametrize("times", [1, 2])
 def test_a_storage_that_fails_for_a_moment_costs_no_epochs(
-    folder, tmp_path, stored, always, monkeypatch, times
+    folder, tmp_path, stored, always, monkeypatch
 ):
     config = config_of(folder)
     first_epochs = list(islice(results_of(config, stored.subfolder("t")), 2))
-    fail_downloads(monkeypatch, times)
+    fail_downloads(monkeypatch, 2)
     monkeypatch.setattr(trial_checkpoints, "LOAD_RETRY_DELAYS_SECONDS", (0, 0, 0))
     files = trial_checkpoints.RemoteTrialCheckpoints(
         tmp_path / "node", config, (), storage=stored.subfolder("t")
