@@ -12,11 +12,27 @@ from kdtune.errors import UserError
 from kdtune.tuning.search import samplers
 from kdtune.tuning.search.samplers import (
     GRID_SAMPLER,
+    STATEFUL_SAMPLERS,
+    STATELESS_SAMPLERS,
     choose_sampler,
     make_sampler,
     require_enumerable,
 )
 from kdtune.tuning.search.space import load_spaces
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*STATELESS_SAMPLERS, *STATEFUL_SAMPLERS} - {GRID_SAMPLER})
+)
+def test_proposals_follow_from_the_seed(name):
+    def proposals(seed):
+        study = optuna.create_study(sampler=make_sampler(name, seed))
+        space = load_spaces()["at"].distributions
+        for value in range(3):
+            study.tell(study.ask(space), value)
+        return [trial.params for trial in study.trials]
+
+    assert proposals(1) == proposals(1) != proposals(2)
 
 
 def test_a_sampler_of_ones_own(tmp_path, monkeypatch):
