@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -274,7 +275,7 @@ def main() -> None:
                 "stock": train_as_tutorial(config, data, teacher, data_dir),
             }
             seconds = time_epochs(ways, ROUNDS, order)
-            row = {
+            row: dict[str, Any] = {
                 "teacher": name,
                 "model": model,
                 "method": method,
