@@ -106,24 +106,16 @@ bench-gpu: $(READY)
 bench-cluster: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cluster.py $(if $(OUT),--out $(OUT))
 
-# The studies in results/reference once more, beside them; README there says how long it takes.
-# CIFAR=/path: CIFAR-10 as an ImageFolder, instead of the download by torchvision.
-CIFAR ?= cifar10
-TEACHER := --model ResNet18 --epochs 6 --setting batch_size=64 --setting step_size=4 --train-images 10000
+# The study in results/reference once more, beside it; README there says how long it takes.
+REFERENCE_TEACHER := results/reference-teacher.pth
 
 reference: $(READY)
-	$(BIN)/kdtune teacher --data fashion-mnist $(TEACHER) --validation-images 1000 --image-size 64 \
-		--out results/reference-teacher-fashion-mnist.pth
-	for study in fashion-mnist fashion-mnist-strong; do \
-		$(BIN)/kdtune sweep results/reference/$$study/sweep.yaml --name reference-$$study \
-			--teacher results/reference-teacher-fashion-mnist.pth || exit; done
-	$(BIN)/kdtune teacher --data $(CIFAR) $(TEACHER) --validation-images 2000 --image-size 32 \
-		--out results/reference-teacher-cifar10.pth
-	$(BIN)/kdtune sweep results/reference/cifar10/sweep.yaml --name reference-cifar10 --data $(CIFAR) \
-		--teacher results/reference-teacher-cifar10.pth
+	$(BIN)/kdtune teacher --data fashion-mnist --train-images 10000 --validation-images 1000 --image-size 64 \
+		--model ResNet18 --epochs 6 --setting batch_size=64 --setting step_size=4 --out $(REFERENCE_TEACHER)
+	$(BIN)/kdtune sweep results/reference/fashion-mnist/sweep.yaml --teacher $(REFERENCE_TEACHER) --name reference-fashion-mnist
 	$(MAKE) reference-report
 
-# The tables of the studies, and one page, of their logs; also of a repetition that is there.
+# The tables of the study, and one page, of its log; also of a repetition that is there.
 STUDIES = $(wildcard results/reference/*/ results/reference-*/)
 
 reference-report: $(READY)

@@ -5,7 +5,7 @@ networks.
 weight_decay 1e-5 to 1e-2: around RepDistiller's 5e-4.
 temperature 1 to 10: as for attention transfer; Romero et al. 2015 use T = 3.
 alpha_strength: as for attention transfer. beta_strength 0.01 to 300: RepDistiller's beta of 100 is
-a strength of 90 to 160, and was the best that a search found (results/reference/README.md). The
+a strength of 90 to 160, and was the best of one search (results/reference/README.md). The
 loss has the scale of the teacher's activations, squared, which a strength makes up for.
 
 START: a term as large as the classification loss, and KD of strength 3, about SimKD's alpha of

@@ -37,7 +37,8 @@ def list_images(folder: Path, left_out: Counter[str]) -> list[Path]:
         raise UserError(f"The folder {shown} cannot be read: {error.strerror}.")
 
     files = []
-    for directory, subfolders, names in os.walk(folder, True, raise_unreadable, followlinks=True):
+    tree = os.walk(folder, followlinks=True, onerror=raise_unreadable)
+    for directory, subfolders, names in tree:
         left_out["hidden folders"] += sum(map(is_hidden, subfolders))
         subfolders[:] = [name for name in subfolders if not is_hidden(name)]
         ancestors = {os.path.realpath(p) for p in (Path(directory), *Path(directory).parents)}

@@ -194,7 +194,7 @@ def test_the_cache_remembers_unreadable_images(data_dir, tmp_path, monkeypatch):
     first = drop_unreadable(find_images(str(data_dir)), ArrayCache(tmp_path / "cache"))
     looked = []
 
-    def still_broken(split, workers):
+    def still_broken(split):
         looked.append(len(split))
         return dict.fromkeys(range(len(split)), "broken")
 
@@ -207,7 +207,7 @@ def test_the_cache_remembers_unreadable_images(data_dir, tmp_path, monkeypatch):
 def test_an_image_that_can_be_read_again_is_not_dropped(data_dir, tmp_path, monkeypatch):
     spoil(data_dir, 0)
     drop_unreadable(find_images(str(data_dir)), ArrayCache(tmp_path / "cache"))
-    monkeypatch.setattr("kdtune.data.decoded.find_unreadable", lambda split, workers: {})
+    monkeypatch.setattr("kdtune.data.decoded.find_unreadable", lambda split: {})
     data = find_images(str(data_dir))
     assert drop_unreadable(data, ArrayCache(tmp_path / "cache")) == (data, [])
 
