@@ -32,6 +32,7 @@ import kdtune.tuning.driver.driver
 import kdtune.tuning.trials.trial_process
 from kdtune.cli.commands import main as kdtune_main
 from kdtune.log.event_log import EventLog
+from kdtune.log.events import Event
 from kdtune.tuning.driver.driver import Workplace
 from kdtune.tuning.trials.results import EpochReported, TrialResult
 from kdtune.tuning.trials.trial_process import TrialProcess
@@ -168,14 +169,16 @@ def _install_in_driver(fault: Fault) -> None:
         case {"where": "full tables", "bytes": size}:
             _limit_size_during(Workplace, "write_results", size)
         case {"where": "full driver", "bytes": size}:
-            original_init = EventLog.__init__
+            append, is_limited = EventLog.append, [False]
 
-            def limited(log: EventLog, *arguments: Any) -> None:
-                original_init(log, *arguments)
-                if log.path.parent.name[:1] != ".":  # the folder has its name
-                    _limit_file_size(max(size, log._valid_bytes + size))
+            def limited(log: EventLog, event: Event) -> None:
+                has_name = log.path.parent.name[:1] != "."  # the folder
+                if has_name and not is_limited[0]:  # Ray has started: it needs room, too
+                    is_limited[0] = True
+                    _limit_file_size(log._valid_bytes + size)
+                append(log, event)
 
-            _patch(EventLog, "__init__", limited)
+            _patch(EventLog, "append", limited)
         case {"where": "clock"}:
             original_clock, shift = time.time, [0.0]
 
