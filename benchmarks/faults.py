@@ -275,7 +275,7 @@ def start_second_driver(
 
 def tear_log_tail(campaign: Campaign) -> None:
     """Tear the last end of a trial in the undisturbed log at every length, and open it."""
-    kind, log, reference = "torn tail, log opened", campaign.work_folder / "torn.jsonl", None
+    kind, log = "torn tail, log opened", campaign.work_folder / "torn.jsonl"
     count, reference = campaign.counts[kind], campaign.reference()
     events, lines = reference.load_events(), reference.log_path.read_bytes().splitlines(True)
     number = max(i for i, event in enumerate(events) if isinstance(event, TrialEnded))

@@ -33,7 +33,8 @@ def find_images(source: DataSource | str) -> ImageData:
     given = DataSource(source) if isinstance(source, str) else source
     dataset = _load_dataset(given)
     train = Split(*dataset.train)
-    validation, test = (s and Split(*s) for s in (dataset.validation, dataset.test))
+    validation = Split(*dataset.validation) if dataset.validation is not None else None
+    test = Split(*dataset.test) if dataset.test is not None else None
     if given.test_images is not None and test is None and not dataset.cuts_test:
         problem = f"but {given.data_dir} has no test images"
         raise UserError(f"test_images is {given.test_images}, {problem}.")

@@ -70,7 +70,7 @@ def rows(results):
 
 
 def test_the_same_seed_gives_the_same_numbers(run):
-    settings = {"method": "fitnets", "augment": True}  # it has layers of its own
+    settings = {"method": "fitnets", "augment": True}  # FitNets has a regressor to initialise
     first, again = run(**settings), run(**settings)
     assert rows(first) == rows(again)
     assert rows(first) != rows(run(**settings, seed=1))
