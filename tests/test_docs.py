@@ -46,6 +46,8 @@ ONLY_CHECKED = {"own-space", "two-hours", "more", "live"}
 def shortened(line):
     """Return the arguments of a command that runs in a short time."""
     words = [*line.split()[1:], *SMALL.get(line.split()[1], "").split()]
+    if "--max-latency" in words:  # milliseconds, of whatever machine runs this
+        words[words.index("--max-latency") + 1] = "10000"
     if words[0] == "sweep" and "--models" in words:
         words[words.index("--models") + 1] = "ResNet18"
     elif words[0] == "sweep":

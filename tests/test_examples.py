@@ -160,4 +160,6 @@ def test_the_script_of_rays_resumes_after_kills(folder, teacher_file, tmp_path):
             run.kill()
     again = subprocess.run(words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, timeout=300)
     assert again.returncode == 0 and b"2 trials; the best: 0." in again.stdout
-    assert len([*out.glob("*/checkpoint_000001/student.pth")]) >= 2
+    trained = {path.parent.parent for path in out.glob("*/checkpoint_*/student.pth")}
+    assert len(trained) >= 2
+    assert any((trial / "checkpoint_000001").exists() for trial in trained)  # ASHA may stop one
