@@ -106,16 +106,24 @@ bench-gpu: $(READY)
 bench-cluster: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cluster.py $(if $(OUT),--out $(OUT))
 
-# The study in results/reference once more, beside it; README there says how long it takes.
-REFERENCE_TEACHER := results/reference-teacher.pth
+# The studies in results/reference once more, beside them; README there says how long they take.
+# CIFAR=DIR: a folder of CIFAR-10's images (train/, test/), instead of the published set, which is downloaded.
+CIFAR := cifar10
+FASHION_TEACHER := results/reference-teacher-fashion-mnist.pth
+CIFAR_TEACHER := results/reference-teacher-cifar10.pth
+TEACH = $(BIN)/kdtune teacher --train-images 10000 --validation-images 1000 --image-size 64 --model ResNet18 \
+	--epochs 6 --setting batch_size=64 --setting step_size=4
+REPEAT = $(BIN)/kdtune sweep results/reference/$(1)/sweep.yaml --name reference-$(1)
 
 reference: $(READY)
-	$(BIN)/kdtune teacher --data fashion-mnist --train-images 10000 --validation-images 1000 --image-size 64 \
-		--model ResNet18 --epochs 6 --setting batch_size=64 --setting step_size=4 --out $(REFERENCE_TEACHER)
-	$(BIN)/kdtune sweep results/reference/fashion-mnist/sweep.yaml --teacher $(REFERENCE_TEACHER) --name reference-fashion-mnist
+	$(TEACH) --data fashion-mnist --out $(FASHION_TEACHER)
+	$(call REPEAT,fashion-mnist) --teacher $(FASHION_TEACHER)
+	$(call REPEAT,fashion-mnist-strong) --teacher $(FASHION_TEACHER)
+	$(TEACH) --data $(CIFAR) --out $(CIFAR_TEACHER)
+	$(call REPEAT,cifar10) --data $(CIFAR) --teacher $(CIFAR_TEACHER)
 	$(MAKE) reference-report
 
-# The tables of the study, and one page, of its log; also of a repetition that is there.
+# The tables of the studies, and one page, of their logs; also of repetitions that are there.
 STUDIES = $(wildcard results/reference/*/ results/reference-*/)
 
 reference-report: $(READY)

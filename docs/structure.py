@@ -13,7 +13,7 @@ FOLDERS = {
     "docs": "pages, and the programs that write some of them",
     "examples": "notebooks, plug-ins and cluster files to start from",
     "benchmarks": "the programs that measured the figures in these pages",
-    "results": "one folder per sweep; git has the reference study alone",
+    "results": "one folder per sweep; git has the reference studies alone",
 }
 
 
