@@ -78,13 +78,16 @@ def search_curve_steps(search_curve: pd.DataFrame) -> pd.DataFrame:
 def setting_ranges(settings: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
     """Return the rows of `SETTINGS` that have a range; ``log`` is true for a log scale.
 
+    Ends have six digits, so that an axis does not span the last bits of a single value.
+
     Args:
         settings: the table `SETTINGS`.
         spaces: result of `collect_distributions`.
     """
     ranged = settings.dropna(subset=["good_low", "good_high"])
     is_log = [is_log_scale(spaces[row.method][row.hyperparameter]) for row in ranged.itertuples()]
-    return ranged.assign(log=pd.Series(is_log, index=ranged.index, dtype=bool))
+    ends = ranged[["good_low", "good_high"]].map(lambda end: float(f"{end:.6g}"))
+    return ranged.assign(log=pd.Series(is_log, index=ranged.index, dtype=bool), **ends)
 
 
 def settings_summary(settings: pd.DataFrame) -> pd.DataFrame:

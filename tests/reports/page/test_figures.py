@@ -192,7 +192,10 @@ def texts(svg):
     ]
 
 
-@pytest.mark.parametrize(("low", "high"), [(1.1, 1.9), (0.02, 0.3), (15, 700), (2e-5, 0.9)])
+RANGES = [(1.1, 1.9), (0.02, 0.3), (15, 700), (2e-5, 0.9), (100 - 1e-13, 100)]
+
+
+@pytest.mark.parametrize(("low", "high"), RANGES)
 def test_a_logarithmic_axis_has_a_few_numbers(low, high):
     ranges = setting_ranges(
         SETTINGS.head(1).assign(good_low=low, good_high=high, best=high), SPACES
