@@ -172,8 +172,8 @@ def _install_in_driver(fault: Fault) -> None:
             append, is_limited = EventLog.append, [False]
 
             def limited(log: EventLog, event: Event) -> None:
-                has_name = log.path.parent.name[:1] != "."  # the folder
-                if has_name and not is_limited[0]:  # Ray has started: it needs room, too
+                is_named = log.path.parent.name[:1] != "."
+                if is_named and not is_limited[0]:  # Ray has started: it needs room, too
                     is_limited[0] = True
                     _limit_file_size(log._valid_bytes + size)
                 append(log, event)

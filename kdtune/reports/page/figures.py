@@ -203,8 +203,7 @@ def plot_setting_ranges(ranges: pd.DataFrame) -> Figure:
         for row in setting_rows.itertuples():
             y = models.index(row.model)
             axes.plot([row.good_low, row.good_high], [y, y], color=colour, linewidth=4, alpha=0.5)
-            best = float(f"{pd.to_numeric(row.best, errors='coerce'):.6g}")
-            axes.plot(best, y, color=colour, marker=marker, markersize=7)
+            axes.plot(row.best, y, color=colour, marker=marker, markersize=7)
         title = truncate_name(name)
         if setting_rows["log"].all():
             title += " (logarithmic)"

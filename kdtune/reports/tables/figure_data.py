@@ -78,7 +78,7 @@ def search_curve_steps(search_curve: pd.DataFrame) -> pd.DataFrame:
 def setting_ranges(settings: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
     """Return the rows of `SETTINGS` that have a range; ``log`` is true for a log scale.
 
-    Ends have six digits, so that an axis does not span the last bits of a single value.
+    Values have six digits, so that an axis does not span the last bits of a single one.
 
     Args:
         settings: the table `SETTINGS`.
@@ -86,8 +86,9 @@ def setting_ranges(settings: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
     """
     ranged = settings.dropna(subset=["good_low", "good_high"])
     is_log = [is_log_scale(spaces[row.method][row.hyperparameter]) for row in ranged.itertuples()]
-    ends = ranged[["good_low", "good_high"]].map(lambda end: float(f"{end:.6g}"))
-    return ranged.assign(log=pd.Series(is_log, index=ranged.index, dtype=bool), **ends)
+    numbers = ranged[["good_low", "good_high", "best"]].apply(pd.to_numeric, errors="coerce")
+    rounded = numbers.map(lambda number: float(f"{number:.6g}"))
+    return ranged.assign(log=pd.Series(is_log, index=ranged.index, dtype=bool), **rounded)
 
 
 def settings_summary(settings: pd.DataFrame) -> pd.DataFrame:
